@@ -1,0 +1,1 @@
+"""A structured-concurrency client for Dispatch, for trio."""

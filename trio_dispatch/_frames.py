@@ -1,0 +1,118 @@
+"""What travels: the frame, the names of its types and methods, and the error codes.
+
+Both sides of the wire use this room, and it knows neither of them. A frame is plain data; which
+frame may follow which is the session's business (``_session.py``), how a frame becomes bytes is
+the codecs' (``_codecs.py``).
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from enum import IntEnum
+from typing import Final
+
+import msgspec
+
+
+class FrameType:
+    """The values of :attr:`Frame.type` (Dispatch Wire Protocol, "Frame types")."""
+
+    REQUEST: Final = "request"
+    RESPONSE: Final = "response"
+    ERROR: Final = "error"
+    EVENT: Final = "event"
+    PING: Final = "ping"
+    PONG: Final = "pong"
+
+
+class Method:
+    """The methods that today's servers answer."""
+
+    AUTH: Final = "auth"
+    JOB_ENQUEUE: Final = "job.enqueue"
+    JOB_GET: Final = "job.get"
+    JOB_CANCEL: Final = "job.cancel"
+    WORKFLOW_START: Final = "workflow.start"
+    WORKFLOW_GET: Final = "workflow.get"
+    WORKFLOW_TIMELINE: Final = "workflow.timeline"
+    WORKFLOW_EVENT: Final = "workflow.event"
+    SUBSCRIBE: Final = "subscribe"
+    UNSUBSCRIBE: Final = "unsubscribe"
+    STATS: Final = "stats"
+    FEDERATION_HEARTBEAT: Final = "federation.heartbeat"
+    FEDERATION_ENQUEUE: Final = "federation.enqueue"
+    FEDERATION_EVENT: Final = "federation.event"
+
+
+SAFE_METHODS: Final = frozenset(
+    {Method.JOB_GET, Method.WORKFLOW_GET, Method.WORKFLOW_TIMELINE, Method.STATS}
+)
+"""Methods that change nothing, so that asking twice is as good as asking once."""
+
+
+class ErrorCode(IntEnum):
+    """The codes of error frames. Over HTTP RPC they are the response's status as well."""
+
+    BAD_REQUEST = 400
+    UNAUTHORIZED = 401
+    FORBIDDEN = 403
+    NOT_FOUND = 404
+    METHOD_NOT_ALLOWED = 405
+    CONFLICT = 409
+    INTERNAL = 500
+
+
+class ErrorBody(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The ``error`` of an error frame."""
+
+    code: int = 0
+    message: str = ""
+    details: object = None
+
+
+class Frame(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
+    """One message of the Dispatch Wire Protocol.
+
+    Every field may be absent, and an absent one is empty. ``data`` is anything that msgspec can
+    encode; `msgspec.Raw` passes JSON text through untouched (``Raw(b"null")`` sends a null, where
+    ``None`` sends no ``data`` at all).
+
+    The repr shows no token: neither `token` nor the ``data`` of an ``auth`` request.
+    """
+
+    id: str = ""
+    type: str = ""
+    method: str = ""
+    correl_id: str = ""
+    token: str = ""
+    app_id: str = ""
+    org_id: str = ""
+    data: object = None
+    error: ErrorBody | None = None
+    channel: str = ""
+    credits: int = 0
+    ts: datetime | None = None
+
+    def __repr__(self) -> str:
+        shown: list[str] = []
+        for name in self.__struct_fields__:
+            value = getattr(self, name)
+            if value is None or value == "" or value == 0:
+                continue
+            secret = name == "token" or (name == "data" and self.method == Method.AUTH)
+            if isinstance(value, msgspec.Raw):
+                if not bytes(value):
+                    continue
+                value = bytes(value)
+            shown.append(f"{name}={'<hidden>' if secret else repr(value)}")
+        return f"Frame({', '.join(shown)})"
+
+
+class WireFrame(Frame, frozen=True, omit_defaults=True, kw_only=True):
+    """A frame as it came off the wire: its ``data`` is JSON text that nobody has read yet.
+
+    Most frames are looked at by their ids alone, and who wants the data knows its type: decoding
+    it here would be work thrown away. Empty bytes mean that the frame had no ``data``.
+    """
+
+    data: msgspec.Raw = msgspec.Raw()
