@@ -1,0 +1,110 @@
+"""All that can be done with this repository: `nox --list` names it, `nox -s NAME` does it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import nox
+
+nox.needs_version = ">=2025.5.1"
+nox.options.sessions = ["tests", "lint", "types", "docs"]
+nox.options.error_on_missing_interpreters = False
+
+PYPROJECT = nox.project.load_toml("pyproject.toml")
+BENCHMARKS = Path("benchmarks")
+PURE_ROOMS = ("_frames", "_codecs", "_models", "_errors", "_channels", "_session")
+
+# The Python that runs nox takes part even where only a virtual environment has it.
+os.environ["PATH"] += os.pathsep + str(Path(sys.executable).parent)
+
+
+def installed(version: str) -> bool:
+    """Whether a Python of that version starts (a version manager's shim may exist and refuse)."""
+    program = shutil.which(f"python{version}")
+    return program is not None and (
+        subprocess.run([program, "-c", ""], capture_output=True, check=False).returncode == 0
+    )
+
+
+SUPPORTED = nox.project.python_versions(PYPROJECT)
+PYTHONS = [version for version in SUPPORTED if installed(version)] or None
+"""None: the Python that runs nox, where it is none of those that are named as supported."""
+
+
+def group(name: str) -> list[str]:
+    """The requirements of a dependency group of pyproject.toml."""
+    return list(nox.project.dependency_groups(PYPROJECT, name))
+
+
+@nox.session
+def demo(session: nox.Session) -> None:
+    """Watch jobs and a workflow run, on a server of our own or on any other (--url, --token)."""
+    session.install(".[cli]")
+    session.run("trio-dispatch", "demo", *session.posargs)
+
+
+@nox.session(python=PYTHONS)
+def tests(session: nox.Session) -> None:
+    """Run the tests on every supported Python that is installed."""
+    session.install("-e", ".[all]", *group("test"))
+    session.run("pytest", "--numprocesses=2", *session.posargs)
+
+
+@nox.session
+def lowest(session: nox.Session) -> None:
+    """Run the tests with the oldest versions that pyproject.toml allows."""
+    declared = [*PYPROJECT["project"]["dependencies"]]
+    for requirements in PYPROJECT["project"]["optional-dependencies"].values():
+        declared += requirements
+    oldest = sorted({line.replace(">=", "==") for line in declared if ">=" in line})
+    session.install("-e", ".[all]", *group("test"), *oldest)
+    # Old libraries may warn on a newer Python; what they warn about is not ours to mend.
+    session.run("pytest", "--numprocesses=2", "-W", "default", *session.posargs)
+
+
+@nox.session
+def coverage(session: nox.Session) -> None:
+    """Measure branch coverage. The rooms without I/O must be covered whole."""
+    session.install("-e", ".[all]", *group("test"))
+    session.run("pytest", "--numprocesses=2", "--cov", "--cov-report=", *session.posargs)
+    session.run("coverage", "report")
+    pure = ",".join(f"*/trio_dispatch/{room}.py" for room in PURE_ROOMS)
+    session.run("coverage", "report", f"--include={pure}", "--fail-under=100")
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Check style with ruff."""
+    session.install(*group("lint"))
+    session.run("ruff", "check")
+    session.run("ruff", "format", "--check")
+
+
+@nox.session
+def types(session: nox.Session) -> None:
+    """Check types with mypy --strict and pyright."""
+    session.install("-e", ".[all]", *group("types"), *group("test"), "nox")
+    session.run("mypy")
+    session.run("pyright")
+
+
+@nox.session
+def docs(session: nox.Session) -> None:
+    """Build the documentation; a warning is an error."""
+    session.install("-e", ".[all]", *group("docs"))
+    session.run("sphinx-build", "-W", "--keep-going", "-b", "html", "docs", "docs/_build/html")
+
+
+@nox.session
+def bench(session: nox.Session) -> None:
+    """Run the benchmarks."""
+    scripts = sorted(BENCHMARKS.glob("bench_*.py"))
+    if not scripts:
+        session.skip("there are no benchmarks yet")
+    session.install(".[all]")
+    for script in scripts:
+        session.run("python", str(script), *session.posargs)
