@@ -7,17 +7,22 @@ why; whose fault that is, and what follows from it, depends on the side and is d
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Final, Protocol, TypeVar, cast
 
 import msgspec
 
-from trio_dispatch._frames import Frame, WireFrame
+from trio_dispatch._frames import ErrorBody, Frame, WireFrame
 
 T = TypeVar("T")
 
 
 class UndecodableFrame(ValueError):
     """Bytes that are not a frame in the codec's format."""
+
+
+class NilTimestamp(UndecodableFrame):
+    """A msgpack frame whose ``ts`` is nil: a Dispatch server drops its connection for that."""
 
 
 class Codec(Protocol):
@@ -90,6 +95,132 @@ class JsonCodec:
 
 
 JSON: Final = JsonCodec()
+
+
+class _PackedFrame(msgspec.Struct, frozen=True, kw_only=True):
+    """A msgpack frame, with ``data`` and ``ts`` not yet looked at: their types are checked here."""
+
+    id: str = ""
+    type: str = ""
+    method: str = ""
+    correl_id: str = ""
+    token: str = ""
+    app_id: str = ""
+    org_id: str = ""
+    data: msgspec.Raw = msgspec.Raw()
+    error: ErrorBody | None = None
+    channel: str = ""
+    credits: int = 0
+    ts: msgspec.Raw = msgspec.Raw()
+
+
+_NIL: Final = b"\xc0"
+_OPEN_BRACE: Final = 0x7B
+"""``{``: no msgpack map begins with it, so it tells JSON (as refused tokens come) from msgpack."""
+
+
+class MsgpackCodec:
+    """The ``msgpack`` format: one map per message, with the keys of the JSON format.
+
+    ``data`` is a bin (or str) that holds JSON text, ``ts`` the timestamp extension (protocol,
+    "msgpack"). Encoded frames leave empty fields out.
+
+    Args:
+        strict: read as Dispatch servers do: a frame is never JSON, and a nil ``ts`` raises
+            `NilTimestamp` where it is taken for absent otherwise.
+    """
+
+    name: Final = "msgpack"
+    binary: Final = True
+
+    def __init__(self, *, strict: bool = False) -> None:
+        self._strict = strict
+        self._encode = msgspec.msgpack.Encoder().encode
+        self._decoder = msgspec.msgpack.Decoder(_PackedFrame)
+        self._fields = msgspec.msgpack.Decoder(dict[str, msgspec.Raw])
+        self._timestamps = msgspec.msgpack.Decoder(datetime)
+        self._encode_data = msgspec.json.Encoder().encode
+
+    def encode(self, frame: Frame) -> bytes:
+        """Encode *frame* as a msgpack map."""
+        packed: dict[str, object] = {}
+        for name in frame.__struct_fields__:
+            value = getattr(frame, name)
+            if name == "data":
+                if isinstance(value, msgspec.Raw):
+                    value = bytes(value)
+                elif value is not None:
+                    value = self._encode_data(value)
+            if value is None or value == "" or value == b"" or value == 0:
+                continue
+            packed[name] = value
+        return self._encode(packed)
+
+    def decode(self, payload: bytes | str) -> WireFrame:
+        """Decode one map, or a JSON object where that is what came."""
+        if isinstance(payload, str):
+            payload = payload.encode()
+        if not self._strict and payload and payload[0] == _OPEN_BRACE:
+            return JSON.decode(payload)
+        try:
+            return self._unpack(payload)
+        except UndecodableFrame:
+            raise
+        except (msgspec.DecodeError, ValueError, OverflowError, RecursionError) as exc:
+            raise UndecodableFrame(f"msgpack: {exc}") from exc
+
+    def _unpack(self, payload: bytes) -> WireFrame:
+        try:
+            packed = self._decoder.decode(payload)
+        except msgspec.ValidationError:
+            # As in JSON, a nil stands for an absent field where the strict reading fails.
+            fields = self._fields.decode(payload)
+            kept = {name: raw for name, raw in fields.items() if bytes(raw) != _NIL}
+            if len(kept) == len(fields):
+                raise
+            packed = self._decoder.decode(self._encode(kept))
+            if "ts" in fields and "ts" not in kept and self._strict:
+                raise NilTimestamp("ts is nil") from None
+        return WireFrame(
+            id=packed.id,
+            type=packed.type,
+            method=packed.method,
+            correl_id=packed.correl_id,
+            token=packed.token,
+            app_id=packed.app_id,
+            org_id=packed.org_id,
+            data=self._data(bytes(packed.data)),
+            error=packed.error,
+            channel=packed.channel,
+            credits=packed.credits,
+            ts=self._ts(bytes(packed.ts)),
+        )
+
+    def _data(self, raw: bytes) -> msgspec.Raw:
+        if not raw or raw == _NIL:
+            return msgspec.Raw()
+        value: object = msgspec.msgpack.decode(raw)
+        if isinstance(value, str):
+            value = value.encode()
+        if not isinstance(value, bytes):
+            raise UndecodableFrame("msgpack: data is neither bin nor str")
+        return msgspec.Raw(value)
+
+    def _ts(self, raw: bytes) -> datetime | None:
+        if not raw:
+            return None
+        if raw == _NIL:
+            if self._strict:
+                raise NilTimestamp("ts is nil")
+            return None
+        value = self._timestamps.decode(raw)
+        if isinstance(msgspec.msgpack.decode(raw), str):
+            # msgspec reads text as well, a Dispatch server does not.
+            raise UndecodableFrame("msgpack: ts is not a timestamp")
+        return value
+
+
+MSGPACK: Final = MsgpackCodec()
 
 
 def decode_data(data: msgspec.Raw) -> object:

@@ -1,0 +1,183 @@
+"""Who gets which event: topics, subscriptions, credits, buffers and their counts.
+
+An event has one topic, ``job:<id>`` or ``workflow:<id>``, and reaches whoever subscribed to that,
+to the collection it belongs to, or to everything. A subscriber gets it once, however many of its
+channels match (recording ``subscriptions``), if it has a credit left and room in its buffer; else
+the event is dropped without a word (protocol, "Credits").
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from datetime import datetime
+from functools import cached_property
+from typing import Any, Final
+
+import msgspec
+
+from trio_dispatch.server._clock import rfc3339, to_datetime
+
+INITIAL_CREDITS: Final = 1_000
+EVENT_BUFFER: Final = 256
+"""How many unsent events a subscriber may have (protocol, "Credits")."""
+KEPT_EVENTS: Final = 100_000
+
+_COLLECTIONS: Final = {"job": "jobs", "workflow": "workflows"}
+_FIREHOSE: Final = "firehose"
+_PLAIN_TOPICS: Final = frozenset({"jobs", "workflows", _FIREHOSE})
+_ENTITY_TYPES: Final = frozenset({"job", "workflow", "queue"})
+
+_encode = msgspec.json.Encoder().encode
+
+
+class InvalidTopic(ValueError):
+    """A channel that cannot be subscribed, in the words of a Dispatch server."""
+
+
+class PublishedEvent:
+    """One event as the server published it."""
+
+    def __init__(self, type: str, topic: str, data: dict[str, Any], ts_ns: int) -> None:
+        self.type = type
+        self.topic = topic
+        self.data = data
+        self.ts_ns = ts_ns
+
+    @property
+    def ts(self) -> datetime:
+        """When it was published."""
+        return to_datetime(self.ts_ns)
+
+    @cached_property
+    def encoded(self) -> msgspec.Raw:
+        """The event as JSON text: encoded once, however many get it."""
+        return msgspec.Raw(
+            _encode(
+                {
+                    "type": self.type,
+                    "ts": rfc3339(self.ts_ns),
+                    "topic": self.topic,
+                    "data": self.data,
+                }
+            )
+        )
+
+    def __repr__(self) -> str:
+        return f"PublishedEvent({self.type!r}, {self.topic!r}, {self.data!r})"
+
+
+def check_topic(channel: str) -> None:
+    """Check that *channel* may be subscribed.
+
+    Raises:
+        InvalidTopic: it may not (recording ``subscriptions``).
+    """
+    if channel in _PLAIN_TOPICS:
+        return
+    entity, _, ident = channel.partition(":")
+    if not entity or not ident:
+        raise InvalidTopic(f'stream: invalid topic "{channel}"')
+    if entity not in _ENTITY_TYPES:
+        raise InvalidTopic(f'stream: unknown topic entity type "{entity}"')
+
+
+class Subscriber:
+    """One WebSocket session or event stream.
+
+    Args:
+        deliver: is given each event that gets through. It must not block, and must call `sent`
+            when the event has left.
+    """
+
+    def __init__(self, deliver: Callable[[PublishedEvent], None]) -> None:
+        self.deliver = deliver
+        self.topics: set[str] = set()
+        self.credits = INITIAL_CREDITS
+        self.unsent = 0
+        self.delivered = 0
+        self.dropped = 0
+
+    def offer(self, event: PublishedEvent) -> bool:
+        """Deliver *event*, or drop it where no credit or no room is left."""
+        if self.credits <= 0 or self.unsent >= EVENT_BUFFER:
+            self.dropped += 1
+            return False
+        self.credits -= 1
+        self.unsent += 1
+        self.delivered += 1
+        self.deliver(event)
+        return True
+
+    def sent(self, count: int = 1) -> None:
+        """Make room again: *count* events have left."""
+        self.unsent -= count
+
+
+class Broker:
+    """All subscribers, by topic."""
+
+    def __init__(self) -> None:
+        self._by_topic: dict[str, dict[Subscriber, None]] = {}
+        self._subscribers: set[Subscriber] = set()
+        self.history: deque[PublishedEvent] = deque(maxlen=KEPT_EVENTS)
+        self.published = 0
+        """Events published."""
+        self.deliveries = 0
+        """Events delivered, once for each subscriber: ``total_published`` in ``stats``."""
+        self.dropped = 0
+        """Deliveries that credits or buffers prevented. ``stats`` never tells them."""
+
+    @property
+    def topic_count(self) -> int:
+        """Topics that have subscribers."""
+        return len(self._by_topic)
+
+    @property
+    def subscriber_count(self) -> int:
+        """Sessions and streams, whether they subscribed to anything or not."""
+        return len(self._subscribers)
+
+    def attach(self, subscriber: Subscriber) -> None:
+        """Count *subscriber*."""
+        self._subscribers.add(subscriber)
+
+    def detach(self, subscriber: Subscriber) -> None:
+        """Forget *subscriber* and its subscriptions."""
+        for topic in list(subscriber.topics):
+            self.unsubscribe(subscriber, topic)
+        self._subscribers.discard(subscriber)
+
+    def subscribe(self, subscriber: Subscriber, topic: str) -> None:
+        """Subscribe; subscribing twice counts once.
+
+        Raises:
+            InvalidTopic: there is no such topic.
+        """
+        check_topic(topic)
+        self._by_topic.setdefault(topic, {})[subscriber] = None
+        subscriber.topics.add(topic)
+
+    def unsubscribe(self, subscriber: Subscriber, topic: str) -> None:
+        """Unsubscribe; what was never subscribed is no error."""
+        subscriber.topics.discard(topic)
+        subscribers = self._by_topic.get(topic)
+        if subscribers is not None:
+            subscribers.pop(subscriber, None)
+            if not subscribers:
+                del self._by_topic[topic]
+
+    def publish(self, event: PublishedEvent) -> None:
+        """Offer *event* to everybody who subscribed to it."""
+        self.published += 1
+        self.history.append(event)
+        targets: dict[Subscriber, None] = {}
+        entity = event.topic.partition(":")[0]
+        # `queue:<name>` is accepted and never delivers (protocol, "Events"): no event has that topic.
+        for topic in (event.topic, _COLLECTIONS.get(entity, ""), _FIREHOSE):
+            targets.update(self._by_topic.get(topic, {}))
+        for subscriber in targets:
+            if subscriber.offer(event):
+                self.deliveries += 1
+            else:
+                self.dropped += 1
