@@ -1,0 +1,36 @@
+"""An embedded Dispatch server, for development and tests.
+
+It keeps everything in memory, and speaks the wire as a Dispatch server was recorded to. Production
+runs a Dispatch server.
+"""
+
+from __future__ import annotations
+
+from trio_dispatch.server._app import Server
+from trio_dispatch.server._broker import PublishedEvent
+from trio_dispatch.server._engine import JobContext, current_job
+from trio_dispatch.server._identity import Identity
+from trio_dispatch.server._views import (
+    ConnectionView,
+    JobView,
+    RunView,
+    ServerStatistics,
+    StepView,
+)
+from trio_dispatch.server._workflow import Workflow, WorkflowError, WorkflowEvent
+
+__all__ = [
+    "ConnectionView",
+    "Identity",
+    "JobContext",
+    "JobView",
+    "PublishedEvent",
+    "RunView",
+    "Server",
+    "ServerStatistics",
+    "StepView",
+    "Workflow",
+    "WorkflowError",
+    "WorkflowEvent",
+    "current_job",
+]

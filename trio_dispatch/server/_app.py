@@ -1,0 +1,333 @@
+"""The embedded server: what users make, register functions with, and enter."""
+
+from __future__ import annotations
+
+import ipaddress
+import logging
+import random
+import sys
+from collections.abc import AsyncIterator, Callable, Collection, Iterable
+from contextlib import asynccontextmanager
+from typing import Final, TypeVar
+
+import trio
+import trio.testing
+
+from trio_dispatch.server._broker import Broker, PublishedEvent
+from trio_dispatch.server._clock import Clock
+from trio_dispatch.server._engine import (
+    Engine,
+    JobFunction,
+    JobKind,
+    WorkflowFunction,
+)
+from trio_dispatch.server._failures import holds
+from trio_dispatch.server._http import HttpConnection
+from trio_dispatch.server._hub import Hub
+from trio_dispatch.server._identity import Identity, Tokens
+from trio_dispatch.server._methods import Methods
+from trio_dispatch.server._store import DEFAULT_MAX_RETRIES, DEFAULT_TIMEOUT_S, Store
+from trio_dispatch.server._views import (
+    ConnectionView,
+    JobView,
+    RunView,
+    ServerStatistics,
+    job_view,
+    run_view,
+)
+
+if sys.version_info < (3, 11):  # pragma: no cover
+    from exceptiongroup import BaseExceptionGroup
+
+J = TypeVar("J", bound=JobFunction)
+W = TypeVar("W", bound=WorkflowFunction)
+
+_LOGGER: Final = logging.getLogger("trio_dispatch.server")
+
+
+class Server:
+    """A Dispatch server in this process, for development and tests. Production runs a real one.
+
+    It keeps everything in memory, speaks the wire as a Dispatch server was recorded to, quirks
+    included, and does its waiting by trio's clock, so that it works under a virtual one. A server
+    may be entered again after it has ended: its jobs and runs are still there.
+
+    Args:
+        tokens: what each token stands for; or a function, sync or async, from a token to its
+            `Identity`, None for one that is refused.
+        path: where the WebSocket is; RPC and event streams are below it.
+        queues: the queues that workers take; None for every queue. Jobs of other queues stay
+            pending.
+        concurrency: how many jobs run at once.
+        retry_delay: the first retry of a failed job comes after a random time of up to this many
+            seconds, each later one after up to twice as long as the one before...
+        max_retry_delay: ...but no longer than this.
+        seed: for everything random: ids and retry delays.
+        federation_id: the server's name among its peers, which switches the ``federation.*``
+            methods on. They are answered, and no peer is ever called.
+        max_message_size: the longest message that is read, in bytes.
+        logger: where failures of users' functions go, with their tracebacks. By default the logger
+            ``trio_dispatch.server``.
+    """
+
+    def __init__(
+        self,
+        tokens: Tokens,
+        *,
+        path: str = "/dwp",
+        queues: Collection[str] | None = None,
+        concurrency: int = 10,
+        retry_delay: float = 1.0,
+        max_retry_delay: float = 60.0,
+        seed: int | None = None,
+        federation_id: str | None = None,
+        max_message_size: int = 16 * 1024 * 1024,
+        logger: logging.Logger | None = None,
+    ) -> None:
+        if not path.startswith("/"):
+            raise ValueError("path must begin with a slash")
+        if isinstance(queues, str):
+            raise TypeError("queues must be a collection of names, not one string")
+        if concurrency < 1:
+            raise ValueError("concurrency must be at least 1")
+        if retry_delay < 0 or max_retry_delay < 0:
+            raise ValueError("retry delays must not be negative")
+        if max_message_size < 1:
+            raise ValueError("max_message_size must be positive")
+        logger = logger if logger is not None else _LOGGER
+        clock = Clock()
+        broker = Broker()
+        self._store = Store(None if queues is None else frozenset(queues))
+        self._engine = Engine(
+            clock=clock,
+            store=self._store,
+            broker=broker,
+            rng=random.Random(seed),
+            concurrency=concurrency,
+            retry_delay=retry_delay,
+            max_retry_delay=max_retry_delay,
+            logger=logger,
+        )
+        self._hub = Hub(
+            clock=clock,
+            broker=broker,
+            engine=self._engine,
+            methods=Methods(self._engine, federation_id),
+            tokens=tokens,
+            path=path.rstrip("/"),
+            max_message_size=max_message_size,
+            logger=logger,
+        )
+        self._nursery: trio.Nursery | None = None
+
+    # Registering
+
+    def job(
+        self,
+        name: str,
+        *,
+        max_retries: int = DEFAULT_MAX_RETRIES,
+        timeout: float = DEFAULT_TIMEOUT_S,
+    ) -> Callable[[J], J]:
+        """Register an async function for the jobs called *name*.
+
+        It is called with the decoded payload, None where there is none. Returning is success,
+        raising anything a failure, and so is taking longer than *timeout* seconds. A failed job is
+        tried again up to *max_retries* times.
+
+        Raises:
+            ValueError: the name is taken.
+        """
+        if name in self._engine.job_kinds:
+            raise ValueError(f"there is a job called {name!r} already")
+        if max_retries < 0:
+            raise ValueError("max_retries must not be negative")
+        if not timeout > 0:
+            raise ValueError("timeout must be positive")
+
+        def register(function: J) -> J:
+            kind = JobKind(function=function, max_retries=max_retries, timeout=timeout)
+            self._engine.job_kinds[name] = kind
+            return function
+
+        return register
+
+    def workflow(self, name: str) -> Callable[[W], W]:
+        """Register an async function for the workflow called *name*.
+
+        It is called with the run's `Workflow` and the decoded input, None where there is none.
+        Returning completes the run, raising anything fails it.
+
+        Raises:
+            ValueError: the name is taken.
+        """
+        if name in self._engine.workflows:
+            raise ValueError(f"there is a workflow called {name!r} already")
+
+        def register(function: W) -> W:
+            self._engine.workflows[name] = function
+            return function
+
+        return register
+
+    # Running
+
+    @asynccontextmanager
+    async def run(self) -> AsyncIterator[None]:
+        """Run the server's workers, without a port, for as long as the block lasts.
+
+        Entered inside another `run` or `serve` of the same server it does nothing: the outermost
+        block owns the engine. When that ends, all connections drop, and running work is cancelled.
+        What the block raises comes out unchanged.
+        """
+        if self._nursery is not None:
+            yield
+            return
+        self._hub.clock.follow(trio.current_time)
+        body_error: BaseException | None = None
+        try:
+            async with trio.open_nursery() as nursery:
+                self._nursery = nursery
+                nursery.start_soon(self._engine.run, nursery)
+                await trio.lowlevel.checkpoint()
+                try:
+                    yield
+                except BaseException as exc:
+                    if isinstance(exc, GeneratorExit) or holds(exc, trio.Cancelled):
+                        raise
+                    # Raised inside the nursery it would come out in a group.
+                    body_error = exc
+                nursery.cancel_scope.cancel()
+        except BaseException as exc:
+            if body_error is None or not _only_cancelled(exc):
+                raise
+        finally:
+            self._nursery = None
+        if body_error is not None:
+            raise body_error
+
+    @asynccontextmanager
+    async def serve(self, host: str = "127.0.0.1", port: int = 0) -> AsyncIterator[str]:
+        """Listen on a TCP port for as long as the block lasts; gives the WebSocket's URL.
+
+        RPC and event streams are on the same port. Port 0 picks a free one. When the block ends,
+        the port's connections drop; work goes on where an outer block runs the engine.
+        """
+        async with self.run():
+            assert self._nursery is not None
+            listeners = await trio.open_tcp_listeners(port, host=host)
+            if port == 0:
+                # One port, one URL: each address of a name would get a port of its own.
+                for extra in listeners[1:]:
+                    await extra.aclose()
+                del listeners[1:]
+            bound: int = listeners[0].socket.getsockname()[1]
+            ended = trio.Event()
+            scope = await self._nursery.start(self._listen, listeners, ended)
+            try:
+                yield f"ws://{_url_host(host)}:{bound}{self._hub.path}"
+            finally:
+                scope.cancel()
+                with trio.CancelScope(shield=True):
+                    await ended.wait()
+
+    async def _listen(
+        self,
+        listeners: list[trio.SocketListener],
+        ended: trio.Event,
+        task_status: trio.TaskStatus[trio.CancelScope],
+    ) -> None:
+        try:
+            with trio.CancelScope() as scope:
+                async with trio.open_nursery() as nursery:
+                    task_status.started(scope)
+                    await trio.serve_listeners(
+                        self._connect, listeners, handler_nursery=nursery
+                    )
+        finally:
+            ended.set()
+
+    async def open_stream(self) -> trio.abc.HalfCloseableStream:
+        """Connect in memory: one end of a stream whose other end is served as a TCP connection is.
+
+        Needs no socket, and so works under a virtual clock. The server must be running.
+
+        Raises:
+            RuntimeError: the server is not running.
+        """
+        if self._nursery is None:
+            raise RuntimeError("the server is not running; enter run() or serve() first")
+        await trio.lowlevel.checkpoint()
+        ours, theirs = trio.testing.memory_stream_pair()
+        self._nursery.start_soon(self._connect, ours)
+        return theirs
+
+    async def _connect(self, stream: trio.abc.Stream) -> None:
+        await HttpConnection(self._hub, stream).run()
+
+    # Looking in
+
+    def jobs(self, name: str | None = None, state: str | None = None) -> list[JobView]:
+        """The jobs, oldest first; those called *name* and in *state* where these are given."""
+        return [
+            job_view(job)
+            for job in self._store.jobs.values()
+            if name in {None, job.name} and state in {None, job.state}
+        ]
+
+    def runs(self, name: str | None = None, state: str | None = None) -> list[RunView]:
+        """The workflow runs, oldest first; those called *name* and in *state* where given."""
+        return [
+            run_view(run)
+            for run in self._store.runs.values()
+            if name in {None, run.name} and state in {None, run.state}
+        ]
+
+    @property
+    def events(self) -> list[PublishedEvent]:
+        """The events published, oldest first: the last 100,000 of them."""
+        return list(self._hub.broker.history)
+
+    @property
+    def connections(self) -> list[ConnectionView]:
+        """The live sessions and event streams, oldest first."""
+        return [connection.view() for connection in self._hub.connections]
+
+    def statistics(self) -> ServerStatistics:
+        """Counts, at this moment."""
+        broker = self._hub.broker
+        return ServerStatistics(
+            jobs=_count(job.state for job in self._store.jobs.values()),
+            runs=_count(run.state for run in self._store.runs.values()),
+            connections=len(self._hub.connections),
+            topics=broker.topic_count,
+            frames=self._hub.methods.frames,
+            events_published=broker.published,
+            events_delivered=broker.deliveries,
+            events_dropped=broker.dropped,
+            events_waiting=len(self._store.mailbox.kept()),
+        )
+
+
+def _count(states: Iterable[str]) -> dict[str, int]:
+    counts: dict[str, int] = {}
+    for state in states:
+        counts[state] = counts.get(state, 0) + 1
+    return counts
+
+
+def _only_cancelled(exc: BaseException) -> bool:
+    if isinstance(exc, BaseExceptionGroup):
+        return exc.split(trio.Cancelled)[1] is None
+    return isinstance(exc, trio.Cancelled)
+
+
+def _url_host(host: str) -> str:
+    """How to reach *host*: a wildcard address by loopback, an IPv6 address in brackets."""
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return host
+    if address.is_unspecified:
+        return "127.0.0.1" if address.version == 4 else "[::1]"
+    return str(address) if address.version == 4 else f"[{address}]"

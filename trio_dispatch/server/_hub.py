@@ -1,0 +1,40 @@
+"""What all connections of one server share."""
+
+from __future__ import annotations
+
+import logging
+from typing import Protocol
+
+import attrs
+
+from trio_dispatch.server._broker import Broker
+from trio_dispatch.server._clock import Clock
+from trio_dispatch.server._engine import Engine
+from trio_dispatch.server._identity import Identity, Tokens, authenticate
+from trio_dispatch.server._methods import Methods
+from trio_dispatch.server._views import ConnectionView
+
+
+class Viewed(Protocol):
+    """A connection that shows itself in `Server.connections`."""
+
+    def view(self) -> ConnectionView: ...
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class Hub:
+    """The rooms that every connection works with, and the list of live ones."""
+
+    clock: Clock
+    broker: Broker
+    engine: Engine
+    methods: Methods
+    tokens: Tokens = attrs.field(repr=False)
+    path: str
+    max_message_size: int
+    logger: logging.Logger
+    connections: dict[Viewed, None] = attrs.field(factory=dict, repr=False)
+
+    async def authenticate(self, token: str) -> Identity | None:
+        """Find out what *token* stands for; None when it is refused."""
+        return await authenticate(self.tokens, token, self.logger)

@@ -1,0 +1,369 @@
+"""From a request to its answer: one function per method (protocol, "Methods").
+
+The transports differ in little: over WebSocket, frames can ping, grant credits and subscribe, and a
+run outlives its connection; over RPC a refusal for want of a scope has another text, and a run ends
+with its request. Each transport says so in its `Caller`.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, Final, TypeVar
+
+import attrs
+import msgspec
+import trio
+
+from trio_dispatch._frames import ErrorCode, Method
+from trio_dispatch.server import _wire
+from trio_dispatch.server._broker import InvalidTopic, Subscriber, check_topic
+from trio_dispatch.server._clock import rfc3339
+from trio_dispatch.server._engine import Engine
+from trio_dispatch.server._identity import Identity, scope_of
+from trio_dispatch.server._ids import JOB_PREFIX, RUN_PREFIX, InvalidId, check_id
+from trio_dispatch.server._store import JobRow, RunRow, StepRow
+
+R = TypeVar("R", bound=msgspec.Struct)
+
+
+@attrs.define(kw_only=True, eq=False)
+class Caller:
+    """Who sends requests, and by which transport."""
+
+    identity: Identity
+    subscriber: Subscriber | None = None
+    """Where events go. None over RPC, where subscribing is answered and does nothing."""
+    forbidden: str = "insufficient permissions"
+    cancels_runs: bool = False
+    """Whether a run ends when the request that started it is cancelled."""
+    blocked: bool = False
+    """Whether a run is holding up the caller's connection."""
+
+
+class Refused(Exception):
+    """The request is answered by an error frame."""
+
+    def __init__(self, code: int, message: str) -> None:
+        super().__init__(code, message)
+        self.code = code
+        self.message = message
+
+
+# Requests. A null means an absent field, as it does to Go's decoder; a payload or an input keeps
+# the difference.
+
+
+class _Enqueue(msgspec.Struct):
+    name: str | None = None
+    payload: msgspec.Raw = msgspec.Raw()
+    queue: str | None = None
+    priority: int | None = None
+
+
+class _JobId(msgspec.Struct):
+    job_id: str | None = None
+
+
+class _Start(msgspec.Struct):
+    name: str | None = None
+    input: msgspec.Raw = msgspec.Raw()
+
+
+class _RunId(msgspec.Struct):
+    run_id: str | None = None
+
+
+class _Event(msgspec.Struct):
+    name: str | None = None
+    payload: msgspec.Raw = msgspec.Raw()
+    source: str | None = None
+
+
+class _Channel(msgspec.Struct):
+    channel: str | None = None
+
+
+class _Peer(msgspec.Struct):
+    peer_id: str | None = None
+
+
+def _read(data: msgspec.Raw, type: type[R]) -> R:
+    text = bytes(data)
+    if not text:
+        raise Refused(
+            ErrorCode.BAD_REQUEST, "invalid request: unexpected end of JSON input"
+        )
+    if text == b"null":
+        return type()
+    try:
+        return msgspec.json.decode(text, type=type)
+    except (msgspec.DecodeError, UnicodeError, RecursionError) as exc:
+        raise Refused(ErrorCode.BAD_REQUEST, f"invalid request: {exc}") from exc
+
+
+def _read_id(text: str | None, prefix: str, what: str) -> str:
+    try:
+        return check_id(text or "", prefix)
+    except InvalidId as exc:
+        raise Refused(ErrorCode.BAD_REQUEST, f"invalid {what} ID: {exc}") from exc
+
+
+def _text(raw: msgspec.Raw) -> bytes | None:
+    return bytes(raw) or None
+
+
+def _base64(data: bytes | None) -> str | None:
+    return None if data is None else base64.b64encode(data).decode("ascii")
+
+
+def job_data(job: JobRow) -> dict[str, Any]:
+    """A job as ``job.get`` tells it: fields in the server's order, some of them only when set."""
+    data: dict[str, Any] = {
+        "created_at": rfc3339(job.created_at),
+        "updated_at": rfc3339(job.updated_at),
+        "id": job.id,
+        "name": job.name,
+        "queue": job.queue,
+        "payload": _base64(job.payload),
+        "state": job.state,
+        "priority": job.priority,
+        "max_retries": job.max_retries,
+        "retry_count": job.retry_count,
+    }
+    if job.last_error:
+        data["last_error"] = job.last_error
+    if job.scope_app_id:
+        data["scope_app_id"] = job.scope_app_id
+    if job.scope_org_id:
+        data["scope_org_id"] = job.scope_org_id
+    data["worker_id"] = ""
+    data["run_at"] = rfc3339(job.run_at)
+    if job.started_at is not None:
+        data["started_at"] = rfc3339(job.started_at)
+    if job.completed_at is not None:
+        data["completed_at"] = rfc3339(job.completed_at)
+    data["timeout"] = job.timeout_ns
+    return data
+
+
+def run_data(run: RunRow) -> dict[str, Any]:
+    """A run as ``workflow.get`` tells it. There is never an ``output`` (protocol, "Runs and steps")."""
+    data: dict[str, Any] = {
+        "created_at": rfc3339(run.created_at),
+        "updated_at": rfc3339(run.updated_at),
+        "id": run.id,
+        "name": run.name,
+        "state": run.state,
+        "input": _base64(run.input),
+    }
+    if run.error:
+        data["error"] = run.error
+    if run.scope_app_id:
+        data["scope_app_id"] = run.scope_app_id
+    if run.scope_org_id:
+        data["scope_org_id"] = run.scope_org_id
+    data["started_at"] = rfc3339(run.started_at)
+    if run.completed_at is not None:
+        data["completed_at"] = rfc3339(run.completed_at)
+    data["version"] = 1
+    if run.parent_run_id:
+        data["parent_run_id"] = run.parent_run_id
+    return data
+
+
+def step_data(step: StepRow) -> dict[str, Any]:
+    """A step as ``workflow.timeline`` tells it."""
+    data: dict[str, Any] = {"step_name": step.step_name}
+    if step.data is not None:
+        data["data"] = _base64(step.data)
+    data["created_at"] = rfc3339(step.created_at)
+    return data
+
+
+class Methods:
+    """The dispatch table, over one engine.
+
+    Args:
+        federation_id: the server's name among its peers; None where federation is off.
+    """
+
+    def __init__(self, engine: Engine, federation_id: str | None) -> None:
+        self._engine = engine
+        self._store = engine.store
+        self._broker = engine.broker
+        self._federation_id = federation_id
+        self.frames = 0
+        """Frames handled."""
+        self._table: Mapping[str, Callable[[Caller, msgspec.Raw], Awaitable[object]]] = {
+            Method.JOB_ENQUEUE: self._enqueue,
+            Method.JOB_GET: self._get_job,
+            Method.JOB_CANCEL: self._cancel_job,
+            Method.WORKFLOW_START: self._start,
+            Method.WORKFLOW_GET: self._get_run,
+            Method.WORKFLOW_TIMELINE: self._timeline,
+            Method.WORKFLOW_EVENT: self._post_event,
+            Method.SUBSCRIBE: self._subscribe,
+            Method.UNSUBSCRIBE: self._unsubscribe,
+            Method.STATS: self._stats,
+            Method.FEDERATION_HEARTBEAT: self._federation_heartbeat,
+            Method.FEDERATION_ENQUEUE: self._federation_enqueue,
+            Method.FEDERATION_EVENT: self._federation_event,
+        }
+
+    async def answer(self, caller: Caller, frame: _wire.Incoming) -> _wire.Outgoing | None:
+        """Carry out *frame*; return its answer, None for a frame that has none.
+
+        Blocks while a workflow that it starts is running.
+        """
+        self.frames += 1
+        clock = self._engine.clock
+        try:
+            scope = scope_of(frame.method)
+            if scope is not None and not caller.identity.allows(scope):
+                raise Refused(ErrorCode.FORBIDDEN, caller.forbidden)
+            if frame.credits > 0 and caller.subscriber is not None:
+                # With a method only its scope was checked, and the method is ignored; no answer
+                # either way (protocol, "Credits").
+                caller.subscriber.credits += frame.credits
+                return None
+            handler = self._table.get(frame.method)
+            if handler is None:
+                raise Refused(
+                    ErrorCode.METHOD_NOT_ALLOWED, f"unknown method: {frame.method}"
+                )
+            data = await handler(caller, frame.data)
+        except Refused as exc:
+            return _wire.error(clock, frame, exc.code, exc.message)
+        return _wire.response(clock, frame, data)
+
+    # Jobs
+
+    async def _enqueue(self, caller: Caller, data: msgspec.Raw) -> object:
+        request = _read(data, _Enqueue)
+        job = self._engine.enqueue(
+            request.name or "",  # an empty name is accepted (recording `job_errors`)
+            _text(request.payload),
+            request.queue or "",
+            request.priority or 0,
+            caller.identity,
+        )
+        return {"job_id": job.id, "queue": job.queue, "state": job.state}
+
+    async def _get_job(self, caller: Caller, data: msgspec.Raw) -> object:
+        job_id = _read_id(_read(data, _JobId).job_id, JOB_PREFIX, "job")
+        job = self._store.jobs.get(job_id)
+        if job is None:
+            raise Refused(ErrorCode.NOT_FOUND, "job not found: dispatch: job not found")
+        return job_data(job)
+
+    async def _cancel_job(self, caller: Caller, data: msgspec.Raw) -> object:
+        job_id = _read_id(_read(data, _JobId).job_id, JOB_PREFIX, "job")
+        job = self._store.jobs.get(job_id)
+        if job is None:
+            raise Refused(ErrorCode.NOT_FOUND, "job not found")
+        self._store.cancel_job(job, self._engine.clock.now())
+        return {"status": "cancelled"}
+
+    # Workflows
+
+    async def _start(self, caller: Caller, data: msgspec.Raw) -> object:
+        request = _read(data, _Start)
+        name = request.name or ""
+        try:
+            run = self._engine.start_run(name, _text(request.input), caller.identity)
+        except LookupError as exc:
+            message = f"workflow start failed: {exc.args[0]}"
+            raise Refused(ErrorCode.INTERNAL, message) from None
+        caller.blocked = True
+        try:
+            await run.done.wait()
+        except trio.Cancelled:
+            if caller.cancels_runs:
+                run.scope.cancel()
+            raise
+        finally:
+            caller.blocked = False
+        return {"run_id": run.row.id, "name": name, "state": run.row.state}
+
+    async def _get_run(self, caller: Caller, data: msgspec.Raw) -> object:
+        run_id = _read_id(_read(data, _RunId).run_id, RUN_PREFIX, "run")
+        run = self._store.runs.get(run_id)
+        if run is None:
+            raise Refused(ErrorCode.NOT_FOUND, "run not found: dispatch: run not found")
+        return run_data(run)
+
+    async def _timeline(self, caller: Caller, data: msgspec.Raw) -> object:
+        run_id = _read_id(_read(data, _RunId).run_id, RUN_PREFIX, "run")
+        run = self._store.runs.get(run_id)
+        # An unknown run has an empty timeline (recording `workflows`).
+        return [] if run is None else [step_data(step) for step in run.steps]
+
+    async def _post_event(self, caller: Caller, data: msgspec.Raw) -> object:
+        request = _read(data, _Event)
+        event = self._engine.post_event(
+            request.name or "", _text(request.payload), caller.identity
+        )
+        return {"event_id": event.id, "name": event.name}
+
+    # Subscriptions
+
+    async def _subscribe(self, caller: Caller, data: msgspec.Raw) -> object:
+        channel = _read(data, _Channel).channel or ""
+        try:
+            if caller.subscriber is None:
+                check_topic(channel)
+            else:
+                self._broker.subscribe(caller.subscriber, channel)
+        except InvalidTopic as exc:
+            raise Refused(ErrorCode.BAD_REQUEST, str(exc)) from exc
+        return {"channel": channel, "status": "subscribed"}
+
+    async def _unsubscribe(self, caller: Caller, data: msgspec.Raw) -> object:
+        channel = _read(data, _Channel).channel or ""
+        if caller.subscriber is not None:
+            self._broker.unsubscribe(caller.subscriber, channel)
+        return {"channel": channel, "status": "unsubscribed"}
+
+    async def _stats(self, caller: Caller, data: msgspec.Raw) -> object:
+        stats: dict[str, Any] = {
+            "broker": {
+                "topic_count": self._broker.topic_count,
+                "subscriber_count": self._broker.subscriber_count,
+                "total_published": self._broker.deliveries,
+                "total_dropped": 0,  # whatever was dropped (protocol, "Methods")
+            },
+            "connections": 0,  # whatever is connected
+        }
+        if self._federation_id is not None:
+            stats["federation"] = {
+                "total_peers": 0,
+                "connected_peers": 0,
+                "jobs_forwarded": 0,
+                "events_forwarded": 0,
+            }
+        return stats
+
+    # Federation: answered as recorded (`federation`); no peer is ever called.
+
+    def _local_id(self) -> str:
+        if self._federation_id is None:
+            raise Refused(ErrorCode.METHOD_NOT_ALLOWED, "federation not enabled")
+        return self._federation_id
+
+    async def _federation_heartbeat(self, caller: Caller, data: msgspec.Raw) -> object:
+        local_id = self._local_id()
+        _read(data, _Peer)
+        return {"peer_id": local_id, "status": "ok"}
+
+    async def _federation_enqueue(self, caller: Caller, data: msgspec.Raw) -> object:
+        self._local_id()
+        return await self._enqueue(caller, data)
+
+    async def _federation_event(self, caller: Caller, data: msgspec.Raw) -> object:
+        self._local_id()
+        request = _read(data, _Event)
+        event = self._engine.post_event(
+            request.name or "", _text(request.payload), caller.identity
+        )
+        return {"event_id": event.id, "name": event.name, "source": request.source or ""}
