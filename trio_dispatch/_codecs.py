@@ -7,10 +7,12 @@ why; whose fault that is, and what follows from it, depends on the side and is d
 
 from __future__ import annotations
 
+import math
 from datetime import datetime
-from typing import Final, Protocol, TypeVar, cast
+from typing import Any, Final, Protocol, TypeVar, cast
 
 import msgspec
+from msgspec import inspect
 
 from trio_dispatch._frames import ErrorBody, Frame, WireFrame
 
@@ -31,17 +33,20 @@ class Codec(Protocol):
     @property
     def name(self) -> str:
         """The format's name in ``auth``."""
+        ...
 
     @property
     def binary(self) -> bool:
         """Whether messages of this format are binary WebSocket messages (else text)."""
+        ...
 
     def encode(self, frame: Frame) -> bytes:
         """Encode *frame*.
 
         Raises:
-            TypeError, ValueError: `Frame.data` holds something that has no JSON form.
+            TypeError, ValueError: *frame* holds something that has no form on the wire.
         """
+        ...
 
     def decode(self, payload: bytes | str) -> WireFrame:
         """Decode one message.
@@ -49,6 +54,26 @@ class Codec(Protocol):
         Raises:
             UndecodableFrame: *payload* is not a frame.
         """
+        ...
+
+
+def _without_nulls(text: bytes, shape: inspect.Type) -> bytes:
+    """Leave nulls out of an object whose fields *shape* names; other objects are users' own."""
+    shapes = shape.types if isinstance(shape, inspect.UnionType) else (shape,)
+    named = next(
+        (s for s in shapes if isinstance(s, (inspect.StructType, inspect.DataclassType))), None
+    )
+    if named is None or not text.startswith(b"{"):
+        return text
+    fields = {field.encode_name: field.type for field in named.fields}
+    members = msgspec.json.decode(text, type=dict[str, msgspec.Raw])
+    return msgspec.json.encode(
+        {
+            name: msgspec.Raw(_without_nulls(bytes(raw), fields[name])) if name in fields else raw
+            for name, raw in members.items()
+            if bytes(raw) != b"null"
+        }
+    )
 
 
 def decode_leniently(payload: bytes | str, decoder: msgspec.json.Decoder[T]) -> T:
@@ -64,12 +89,59 @@ def decode_leniently(payload: bytes | str, decoder: msgspec.json.Decoder[T]) -> 
     try:
         return decoder.decode(payload)
     except msgspec.ValidationError:
-        value: object = msgspec.json.decode(payload, type=dict[str, msgspec.Raw])
-        fields = cast("dict[str, msgspec.Raw]", value)
-        kept = {name: raw for name, raw in fields.items() if bytes(raw) != b"null"}
-        if len(kept) == len(fields):
-            raise
-        return decoder.decode(msgspec.json.encode(kept))
+        text = payload.encode() if isinstance(payload, str) else payload
+        text = text.lstrip(b" \t\r\n")
+        return decoder.decode(_without_nulls(text, inspect.type_info(decoder.type)))
+
+
+def _refuse_what_becomes_null(value: object) -> None:
+    """Raise ValueError if there is a NaN or an infinity in *value*."""
+    # The hook is for `msgspec.Raw`: JSON text, which holds neither.
+    plain: object = msgspec.to_builtins(value, enc_hook=lambda _: None)
+    unseen = [plain]
+    while unseen:
+        item = unseen.pop()
+        if isinstance(item, float) and not math.isfinite(item):
+            raise ValueError(f"{item!r} has no JSON form")
+        if isinstance(item, dict):
+            unseen += cast("dict[str, object]", item).values()
+        elif isinstance(item, (list, tuple)):
+            unseen += cast("list[object]", item)
+
+
+_encode = msgspec.json.Encoder().encode
+
+
+def _encode_all(value: object) -> bytes:
+    """Encode as JSON, refusing what would arrive as something else."""
+    try:
+        text = _encode(value)
+    except (OverflowError, RecursionError) as exc:
+        raise ValueError(f"no JSON form: {exc}") from exc
+    if b"null" in text:
+        _refuse_what_becomes_null(value)
+    return text
+
+
+def encode_data(value: object) -> msgspec.Raw:
+    """Turn anything that msgspec encodes into JSON text, for the ``data`` of a `Frame`.
+
+    Raises:
+        TypeError: *value* holds an object of a type that has no JSON form.
+        ValueError: it holds a NaN or an infinity (msgspec would write a null), text with lone
+            surrogates, or itself.
+    """
+    return msgspec.Raw(_encode_all(value))
+
+
+def check_ts(frame: Frame) -> None:
+    """Refuse a naive `Frame.ts`: servers answer it with an error that names no request.
+
+    Raises:
+        ValueError: `Frame.ts` has no time zone.
+    """
+    if frame.ts is not None and frame.ts.tzinfo is None:
+        raise ValueError("Frame.ts needs a time zone")
 
 
 class JsonCodec:
@@ -79,12 +151,15 @@ class JsonCodec:
     binary: Final = False
 
     def __init__(self) -> None:
-        self._encode = msgspec.json.Encoder().encode
         self._decoder = msgspec.json.Decoder(WireFrame)
 
     def encode(self, frame: Frame) -> bytes:
         """Encode *frame* as JSON text."""
-        return self._encode(frame)
+        check_ts(frame)
+        if isinstance(frame.data, msgspec.Raw) and not bytes(frame.data):
+            fields: dict[str, Any] = msgspec.structs.asdict(frame) | {"data": None}
+            frame = Frame(**fields)
+        return _encode_all(frame)
 
     def decode(self, payload: bytes | str) -> WireFrame:
         """Decode one JSON object."""
@@ -139,10 +214,10 @@ class MsgpackCodec:
         self._decoder = msgspec.msgpack.Decoder(_PackedFrame)
         self._fields = msgspec.msgpack.Decoder(dict[str, msgspec.Raw])
         self._timestamps = msgspec.msgpack.Decoder(datetime)
-        self._encode_data = msgspec.json.Encoder().encode
 
     def encode(self, frame: Frame) -> bytes:
         """Encode *frame* as a msgpack map."""
+        check_ts(frame)
         packed: dict[str, object] = {}
         for name in frame.__struct_fields__:
             value = getattr(frame, name)
@@ -150,7 +225,7 @@ class MsgpackCodec:
                 if isinstance(value, msgspec.Raw):
                     value = bytes(value)
                 elif value is not None:
-                    value = self._encode_data(value)
+                    value = _encode_all(value)
             if value is None or value == "" or value == b"" or value == 0:
                 continue
             packed[name] = value

@@ -7,6 +7,7 @@ keeps its constructor's arguments in ``args``, so errors copy and pickle.
 
 from __future__ import annotations
 
+import copy
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, TypeVar
@@ -17,7 +18,9 @@ if sys.version_info < (3, 11):  # pragma: no cover
     from exceptiongroup import ExceptionGroup
 
 if TYPE_CHECKING:
-    from trio_dispatch._client import JobHandle
+    from typing_extensions import Self
+
+    from trio_dispatch._jobs import JobHandle
     from trio_dispatch._models import Job, WorkflowRun
 
 E = TypeVar("E", bound=BaseException)
@@ -30,7 +33,8 @@ class DispatchError(Exception):
 class ConnectFailed(DispatchError):
     """No connection could be made: the address, TLS, the WebSocket upgrade or the session failed.
 
-    The message names the URL (without secrets) and the reason; ``__cause__`` is the error behind it.
+    The message names the URL (without secrets) and the reason; ``__cause__`` is the error behind
+    it.
     """
 
 
@@ -91,7 +95,20 @@ class SubscriptionOverflow(DispatchError):
 
 
 class ClientClosed(DispatchError):
-    """The client (or link) is closed; ``__cause__`` is the error that ended it, if one did."""
+    """The client (or link) is closed; ``__cause__`` is the error that ended it, if one did.
+
+    Attributes:
+        maybe_delivered: True for a request that was in flight when the client was closed.
+    """
+
+    def __init__(
+        self, message: str = "the client is closed", maybe_delivered: bool = False
+    ) -> None:
+        super().__init__(message, maybe_delivered)
+        self.maybe_delivered = maybe_delivered
+
+    def __str__(self) -> str:
+        return str(self.args[0])
 
 
 class RunNotKnown(DispatchError):
@@ -152,9 +169,7 @@ class RequestError(DispatchError):
         method: the method that was refused; empty when it is not known.
     """
 
-    def __init__(
-        self, code: int, message: str, details: object = None, method: str = ""
-    ) -> None:
+    def __init__(self, code: int, message: str, details: object = None, method: str = "") -> None:
         super().__init__(code, message, details, method)
         self.code = code
         self.message = message
@@ -226,7 +241,7 @@ class EnqueueManyFailed(ExceptionGroup[Exception], DispatchError):
         message: str,
         exceptions: Sequence[Exception],
         handles: Sequence[JobHandle | None] = (),
-    ) -> EnqueueManyFailed:
+    ) -> Self:
         self = super().__new__(cls, message, exceptions)
         self.handles = list(handles)
         return self
@@ -235,18 +250,18 @@ class EnqueueManyFailed(ExceptionGroup[Exception], DispatchError):
         self,
         message: str,
         exceptions: Sequence[Exception],
-        handles: Sequence[JobHandle | None] = (),
+        handles: Sequence[JobHandle | None] = (),  # noqa: ARG002 (`__new__` took them)
     ) -> None:
         super().__init__(message, exceptions)
 
-    def derive(self, excs: Sequence[Exception], /) -> EnqueueManyFailed:
+    def derive(self, excs: Sequence[Exception], /) -> EnqueueManyFailed:  # type: ignore[override]
         """Split for ``except*``: the parts keep the handles."""
         return EnqueueManyFailed(self.message, excs, self.handles)
 
 
 def fresh(error: E) -> E:
     """Copy an error that several tasks will raise, so that each grows a traceback of its own."""
-    copied = type(error)(*error.args)
+    copied = copy.copy(error)
     copied.__cause__ = error.__cause__
     copied.__suppress_context__ = error.__suppress_context__
     return copied

@@ -97,15 +97,13 @@ class Frame(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
         shown: list[str] = []
         for name in self.__struct_fields__:
             value = getattr(self, name)
-            if value is None or value == "" or value == 0:
+            if isinstance(value, msgspec.Raw):
+                value = bytes(value) or None
+            if value is None or (name != "data" and not value):
                 continue
             secret = name == "token" or (name == "data" and self.method == Method.AUTH)
-            if isinstance(value, msgspec.Raw):
-                if not bytes(value):
-                    continue
-                value = bytes(value)
             shown.append(f"{name}={'<hidden>' if secret else repr(value)}")
-        return f"Frame({', '.join(shown)})"
+        return f"{type(self).__name__}({', '.join(shown)})"
 
 
 class WireFrame(Frame, frozen=True, omit_defaults=True, kw_only=True):

@@ -79,7 +79,8 @@ class Job:
         """Decode the payload into *type* (anything that msgspec decodes into).
 
         Raises:
-            msgspec.ValidationError: the payload is of another shape.
+            msgspec.DecodeError: the payload is not JSON, or (`msgspec.ValidationError`) is JSON of
+                another shape.
         """
         return _read_stored_as(self.payload_bytes, type)
 
@@ -117,7 +118,7 @@ class WorkflowRun:
         return _read_stored(self.input_bytes)
 
     def input_as(self, type: type[T]) -> T:
-        """Decode the input into *type*. Raises `msgspec.ValidationError` for another shape."""
+        """Decode the input into *type*; raises like `Job.payload_as`."""
         return _read_stored_as(self.input_bytes, type)
 
     @property
@@ -126,7 +127,7 @@ class WorkflowRun:
         return _read_stored(self.output_bytes)
 
     def output_as(self, type: type[T]) -> T:
-        """Decode the output into *type*. Raises `msgspec.ValidationError` for another shape."""
+        """Decode the output into *type*; raises like `Job.payload_as`."""
         return _read_stored_as(self.output_bytes, type)
 
     @property
@@ -155,7 +156,7 @@ class TimelineStep:
         return _read_stored(self.data)
 
     def result_as(self, type: type[T]) -> T:
-        """Decode the result into *type*. Raises `msgspec.ValidationError` for another shape."""
+        """Decode the result into *type*; raises like `Job.payload_as`."""
         return _read_stored_as(self.data, type)
 
 
@@ -174,7 +175,7 @@ class Event:
     type: str
     ts: datetime | None = None
     topic: str = ""
-    data: Mapping[str, object] = attrs.field(factory=dict)
+    data: Mapping[str, object] = attrs.field(factory=dict[str, object], hash=False)
     channels: tuple[str, ...] = ()
 
     @property
@@ -299,12 +300,14 @@ read_job: Final = _reader(Job)
 read_run: Final = _reader(WorkflowRun)
 read_stats: Final = _reader(Stats)
 _read_step: Final = _reader(TimelineStep)
-_step_texts: Final = msgspec.json.Decoder(list[msgspec.Raw] | None)
+_step_texts: Final[msgspec.json.Decoder[list[msgspec.Raw] | None]] = msgspec.json.Decoder(
+    cast("Any", list[msgspec.Raw] | None)
+)
 
 
 def read_timeline(text: bytes) -> list[TimelineStep]:
-    """Read the answer to ``workflow.timeline``; a null counts as an empty list."""
-    return [_read_step(bytes(raw)) for raw in _step_texts.decode(text) or []]
+    """Read the answer to ``workflow.timeline``; nothing and a null count as an empty list."""
+    return [_read_step(bytes(raw)) for raw in _step_texts.decode(text or b"null") or []]
 
 
 def utc_now() -> datetime:

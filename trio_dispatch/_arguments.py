@@ -1,0 +1,91 @@
+"""Arguments, checked before anything is sent.
+
+Servers accept some of what is refused here and then do nothing useful with it: a job without a
+name runs for ever, a NaN arrives as null (protocol, "Jobs").
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Final
+
+import msgspec
+
+_encoder: Final = msgspec.json.Encoder()
+
+MAX_INT64: Final = 2**63 - 1
+
+
+def check_text(value: object, what: str) -> str:
+    """Return *value* if it is a string with something in it.
+
+    Raises:
+        TypeError: it is not a string.
+        ValueError: it is empty, or cannot be encoded as UTF-8.
+    """
+    if not isinstance(value, str):
+        raise TypeError(f"{what} is a string, not {type(value).__name__}")
+    if not value:
+        raise ValueError(f"{what} is empty")
+    try:
+        value.encode()
+    except UnicodeEncodeError as exc:
+        raise ValueError(f"{what} is not valid text: {exc}") from None
+    return value
+
+
+def check_int(value: object, what: str) -> int:
+    """Return *value* if it is an integer of 64 bits. Raises `TypeError` or `ValueError`."""
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise TypeError(f"{what} is an integer, not {type(value).__name__}")
+    if not -MAX_INT64 - 1 <= value <= MAX_INT64:
+        raise ValueError(f"{what} does not fit into 64 bits: {value}")
+    return value
+
+
+def check_seconds(value: object, what: str, *, zero: bool = False) -> float:
+    """Return *value* if it is a finite number of seconds above zero (or zero, if allowed)."""
+    if not isinstance(value, (int, float)) or isinstance(value, bool):
+        raise TypeError(f"{what} is a number of seconds, not {type(value).__name__}")
+    if not math.isfinite(value) or value < 0 or (value == 0 and not zero):
+        raise ValueError(f"{what} is not a positive number of seconds: {value}")
+    return float(value)
+
+
+def encode_payload(value: object, what: str) -> msgspec.Raw:
+    """Encode *value* as JSON text, to be sent as it is.
+
+    Raises:
+        TypeError: it holds something that has no JSON form.
+        ValueError: it holds a NaN or an infinity, text that is not Unicode, or itself.
+    """
+    if isinstance(value, msgspec.Raw):
+        try:
+            msgspec.json.decode(value)
+        except (msgspec.DecodeError, UnicodeError) as exc:
+            raise ValueError(f"{what} is msgspec.Raw, but not JSON: {exc}") from None
+        return value
+    try:
+        text = _encoder.encode(value)
+    except TypeError as exc:
+        raise TypeError(f"{what} cannot be encoded as JSON: {exc}") from None
+    except RecursionError:
+        raise ValueError(f"{what} is nested too deeply, or contains itself") from None
+    except (ValueError, OverflowError) as exc:
+        raise ValueError(f"{what} cannot be encoded as JSON: {exc}") from None
+    if b"null" in text:
+        # msgspec writes NaN and the infinities as null. Only a text with a null can hold one, and
+        # looking for it is cheap.
+        _refuse_non_finite(msgspec.to_builtins(value), what)
+    return msgspec.Raw(text)
+
+
+def _refuse_non_finite(value: object, what: str) -> None:
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"{what} holds {value}, which JSON cannot say")
+    if isinstance(value, dict):
+        for key, item in value.items():
+            _refuse_non_finite(item, f"{what}[{key!r}]")
+    elif isinstance(value, (list, tuple)):
+        for index, item in enumerate(value):
+            _refuse_non_finite(item, f"{what}[{index}]")

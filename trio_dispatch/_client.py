@@ -1,0 +1,649 @@
+"""The client: every method of the protocol, typed, on one link that stays connected."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import ssl
+import warnings
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from datetime import datetime
+from types import TracebackType
+from typing import Concatenate, Final, Literal, ParamSpec, TypeVar
+
+import attrs
+import msgspec
+import trio
+
+from trio_dispatch import _jobs, _runs
+from trio_dispatch._arguments import check_int, check_seconds, check_text, encode_payload
+from trio_dispatch._block import in_background
+from trio_dispatch._channels import check_channel
+from trio_dispatch._codecs import JSON, Codec, UndecodableFrame, decode_data, decode_leniently
+from trio_dispatch._connection import DialSettings, Heartbeat
+from trio_dispatch._errors import DispatchError, NotSupported, ProtocolError
+from trio_dispatch._frames import SAFE_METHODS, Frame, FrameType, Method, WireFrame
+from trio_dispatch._jobs import EnqueueRequest, JobHandle
+from trio_dispatch._link import (
+    Link,
+    LinkSettings,
+    LinkStatistics,
+    TokenProvider,
+    read_addresses,
+    read_headers,
+)
+from trio_dispatch._link_events import LinkEvents
+from trio_dispatch._mailbox import Overflow
+from trio_dispatch._models import (
+    Job,
+    Published,
+    Stats,
+    TimelineStep,
+    WorkflowRun,
+    read_job,
+    read_run,
+    read_stats,
+    read_timeline,
+)
+from trio_dispatch._requests import Request
+from trio_dispatch._runs import RunHandle, RunWatch
+from trio_dispatch._session import DispatchSession, Ready
+from trio_dispatch._subscriptions import Subscription, Subscriptions
+from trio_dispatch._websocket import Connector
+
+T = TypeVar("T")
+P = ParamSpec("P")
+
+Format = Literal["json", "msgpack"]
+TransportName = Literal["auto", "trio-websocket", "websockets"]
+
+_CODECS: Final[dict[str, Codec]] = {"json": JSON}
+
+_published: Final = msgspec.json.Decoder(Published)
+
+
+@attrs.frozen(kw_only=True)
+class ClientStatistics:
+    """What a client has done and is doing."""
+
+    link: LinkStatistics
+    """The main connection."""
+    subscriptions: int
+    wanted_channels: int
+    """Channels that the server is asked for; overlapping subscriptions share them."""
+    undecodable_events: int
+    """Events that could not be read, and were dropped."""
+    runs: int
+    """Connections that carry a workflow run."""
+    runs_waiting: int
+    """Starts that wait for one, as ``max_concurrent_runs`` are in use."""
+    runs_limit: int
+
+
+class InsecureTokenWarning(UserWarning):
+    """A token is sent over a connection that is not encrypted, to another machine."""
+
+
+class Client:
+    """A client of a Dispatch server. Made by `open_client` and `connect_client`.
+
+    All methods may be called from any task of the ``trio.run`` that the client belongs to. Those
+    that ask the server wait for a connection while there is none, and share these errors:
+
+    - `RequestTimeout`: no answer within ``request_timeout``;
+    - `ConnectionLost`: the connection was lost under a request that may have been carried out;
+    - `RequestError`: the server's own error, in a subclass by its code;
+    - `ProtocolError`: the answer makes no sense;
+    - `ClientClosed`: the client is closed; or the error that ended it.
+
+    Cancelled before its frame is written, a call sends nothing. Cancelled later, it leaves the
+    server to carry the request out, and drops the answer.
+    """
+
+    def __init__(self, settings: LinkSettings, max_concurrent_runs: int) -> None:
+        self._subscriptions = Subscriptions()
+        self._link = Link(settings, self)
+        self._subscriptions.use(self._link)
+        self._runs = _runs.RunConnections(
+            settings,
+            max_concurrent_runs,
+            lambda request: self._link.why_ended(self._link.error, request),
+        )
+        self._session_id: str | None = None
+
+    def __repr__(self) -> str:
+        return repr(self._link).replace("Link", "Client", 1)
+
+    # The connection.
+
+    @property
+    def connected(self) -> bool:
+        """Whether there is a connection right now."""
+        return self._link.connected
+
+    @property
+    def closed(self) -> bool:
+        """Whether the client is closed or has ended: no call will succeed any more."""
+        return self._link.closed
+
+    @property
+    def session_id(self) -> str | None:
+        """The server's name for the present session; None while there is none."""
+        return self._session_id if self.connected else None
+
+    @property
+    def transport(self) -> str:
+        """The WebSocket library in use: ``trio-websocket``."""
+        return "trio-websocket"
+
+    async def wait_connected(self) -> None:
+        """Wait until there is a connection.
+
+        Raises:
+            ClientClosed: the client is closed, or the error that ended it.
+        """
+        await self._link.wait_connected()
+
+    def connection_events(self) -> LinkEvents:
+        """Open a stream of `Connected` and `Disconnected`, which begins with the present state.
+
+        An async context manager over a `trio.abc.ReceiveChannel`. Every caller gets a stream of
+        its own; 1,024 unread events are kept, and then the oldest is dropped.
+        """
+        return self._link.events()
+
+    def statistics(self) -> ClientStatistics:
+        """Count what the client has done and is doing."""
+        return ClientStatistics(
+            link=self._link.statistics(),
+            subscriptions=len(self._subscriptions),
+            wanted_channels=len(self._subscriptions.wanted),
+            undecodable_events=self._subscriptions.undecodable,
+            runs=self._runs.in_use,
+            runs_waiting=self._runs.waiting,
+            runs_limit=self._runs.limit,
+        )
+
+    async def aclose(self) -> None:
+        """Close the client: waiting calls raise `ClientClosed`, the server forgets the session.
+
+        Returns when nothing of the client is left, after 2 s at the latest. Idempotent. Cancelled,
+        it goes on closing in the background, without this wait.
+        """
+        await self._link.aclose()
+
+    async def __aenter__(self) -> Client:
+        await self._link.__aenter__()
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> bool:
+        return await self._link.__aexit__(exc_type, exc, traceback)
+
+    # Jobs.
+
+    async def enqueue(
+        self, name: str, payload: object = None, *, queue: str | None = None, priority: int = 0
+    ) -> JobHandle:
+        """Enqueue a job.
+
+        Args:
+            name: the name that workers know it by. A server accepts any, and a job that no worker
+                knows stays ``running`` for ever.
+            payload: anything that msgspec encodes as JSON. None sends no payload.
+            queue: the queue to put it into; the server's default without.
+            priority: above 0, the job is claimed before others of its queue.
+
+        Raises:
+            TypeError, ValueError: an argument cannot be sent.
+        """
+        frame = _jobs.enqueue_frame(name, payload, queue, priority)
+        return _jobs.read_handle(self, await self._ask(frame))
+
+    async def enqueue_many(self, requests: Iterable[EnqueueRequest]) -> list[JobHandle]:
+        """Enqueue many jobs, hundreds at a time. Returns their handles, in order.
+
+        All entries are checked before the first is sent. Cancelled, it withdraws what is not yet
+        written.
+
+        Raises:
+            TypeError, ValueError: an entry cannot be sent; none was.
+            EnqueueManyFailed: some were not enqueued. The group holds an error for each, and
+                ``handles`` a handle for each of the others.
+        """
+        return await _jobs.enqueue_many(self, self._link, requests)
+
+    async def get_job(self, job_id: str) -> Job:
+        """Ask for a job. Raises `NotFound` if there is none of that id."""
+        return await self._read(Method.JOB_GET, "job_id", job_id, read_job)
+
+    async def cancel_job(self, job_id: str) -> None:
+        """Cancel a job.
+
+        A pending or retrying job will not run. A running one goes on, and may still end
+        ``completed``; a finished one becomes ``cancelled`` too. The server publishes no event.
+
+        Raises:
+            NotFound: there is no job of that id.
+        """
+        await self._ask(self._frame(Method.JOB_CANCEL, "job_id", job_id))
+
+    async def wait_job(self, job: str | JobHandle) -> Job:
+        """Wait until a job has completed, and return it.
+
+        The server is asked first, when an event says that it is worth it, after a lost connection,
+        and now and then (after 1 s, doubling to 30 s). There is no timeout: a job that no worker
+        knows runs for ever, so use a cancel scope where that can happen.
+
+        Raises:
+            JobFailed: it failed for good; ``job`` is its last state.
+            JobCancelled: it was cancelled.
+            NotFound: there is no job of that id.
+        """
+        job_id = job.job_id if isinstance(job, JobHandle) else check_text(job, "a job's id")
+        return await _jobs.wait_job(self, job_id)
+
+    # Workflows.
+
+    async def start_workflow(self, name: str, input: object = msgspec.UNSET) -> RunHandle:
+        """Start a workflow on a connection of its own, and return when the server has answered.
+
+        The server answers when the run has ended. Cancelled, this leaves the run alone.
+
+        Args:
+            name: the workflow's name.
+            input: anything that msgspec encodes as JSON; an empty object without.
+
+        Raises:
+            ServerError: no workflow of that name is registered.
+            ConnectionLost: the run's connection was lost; the run, if it began, goes on.
+        """
+        frame = _runs.start_frame(name, {} if input is msgspec.UNSET else input)
+        self._link.check_frame(frame)
+        answer = await self._carry(frame)
+        return RunHandle(self, _runs.read_started(answer))
+
+    async def run_workflow(self, name: str, input: object = msgspec.UNSET) -> WorkflowRun:
+        """Start a workflow, wait until the run has ended, and return it.
+
+        Cancelled, this leaves the run alone.
+
+        Raises:
+            WorkflowFailed: the run failed; ``run`` is its last state.
+        """
+        handle = await self.start_workflow(name, input)
+        return await handle.wait()
+
+    async def get_workflow(self, run_id: str) -> WorkflowRun:
+        """Ask for a workflow run. Raises `NotFound` if there is none of that id."""
+        return await self._read(Method.WORKFLOW_GET, "run_id", run_id, read_run)
+
+    async def workflow_timeline(self, run_id: str) -> list[TimelineStep]:
+        """Ask which steps a run has finished, in order; none for a run that does not exist."""
+        return await self._read(Method.WORKFLOW_TIMELINE, "run_id", run_id, read_timeline)
+
+    async def publish_event(self, name: str, payload: object = None) -> str:
+        """Publish an event that workflows wait for. Returns the event's id.
+
+        One event releases one waiting workflow. It is kept until one takes it: published early, it
+        satisfies a later wait.
+
+        Args:
+            name: the event's name.
+            payload: anything that msgspec encodes as JSON. None sends no payload.
+        """
+        data: dict[str, object] = {"name": check_text(name, "an event's name")}
+        if payload is not None:
+            data["payload"] = encode_payload(payload, f"the payload of event {name!r}")
+        frame = Frame(type=FrameType.REQUEST, method=Method.WORKFLOW_EVENT, data=data)
+        answer = await self._ask(frame)
+        try:
+            return decode_leniently(bytes(answer.data), _published).event_id
+        except (msgspec.DecodeError, UnicodeError) as exc:
+            raise _unreadable(Method.WORKFLOW_EVENT, exc) from exc
+
+    # Subscriptions.
+
+    def subscribe(
+        self, *channels: str, buffer: int = 1024, overflow: Overflow = "raise"
+    ) -> Subscription:
+        """Subscribe to channels, for the length of a block.
+
+        ``async with client.subscribe("jobs") as events:`` begins when the server has confirmed all
+        channels, and ``async for event in events:`` gives their events in order of arrival, each
+        once however many of the channels it matches. A `StreamGap` stands where the connection was
+        lost in between. Leaving the block detaches at once and waits for nothing.
+
+        Args:
+            channels: ``jobs``, ``workflows``, ``firehose``, ``job:<id>``, ``workflow:<id>``,
+                ``queue:<name>``.
+            buffer: how many unread events are stored.
+            overflow: what happens when the buffer is full. ``"raise"``: nothing more is stored
+                until the reader has read what is there and been told by `SubscriptionOverflow`.
+                ``"drop_oldest"``: the oldest event is dropped, and ``dropped`` counts it.
+
+        Raises:
+            TypeError, ValueError: no server has such a channel, or an option makes no sense.
+        """
+        if not channels:
+            raise TypeError("subscribe() needs at least one channel")
+        names = dict.fromkeys(check_channel(channel) for channel in channels)
+        if check_int(buffer, "buffer") < 1:
+            raise ValueError(f"buffer is at least 1, not {buffer}")
+        if overflow not in ("raise", "drop_oldest"):
+            raise ValueError(f"overflow is 'raise' or 'drop_oldest', not {overflow!r}")
+        return self._subscriptions.open(names, buffer, overflow)
+
+    def watch(self, run_id: str) -> RunWatch:
+        """Watch a workflow run, whoever started it, for the length of a block.
+
+        ``async for event in watch:`` gives its events from now on and ends when the run has ended,
+        at once if it is over already. Then ``watch.run`` is its last state.
+        """
+        return RunWatch(self, check_text(run_id, "a run's id"))
+
+    # The rest.
+
+    async def stats(self) -> Stats:
+        """Ask for the server's statistics."""
+        frame = Frame(type=FrameType.REQUEST, method=Method.STATS)
+        answer = await self._ask(frame, safe=True)
+        return self._decode(Method.STATS, answer, read_stats)
+
+    async def request(self, method: str, data: object = None, *, safe: bool = False) -> object:
+        """Send a request by the name of its method, and return the answer's data.
+
+        For methods that this client has no function for. ``workflow.start`` gets a connection of
+        its own, like `start_workflow`.
+
+        Args:
+            method: the method's name.
+            data: anything that msgspec encodes as JSON. None sends no data.
+            safe: the request may be sent once more if the connection is lost under it. The methods
+                that only read are safe anyway.
+        """
+        check_text(method, "a method's name")
+        encoded = None if data is None else encode_payload(data, f"the data of {method}")
+        frame = Frame(type=FrameType.REQUEST, method=method, data=encoded)
+        if method == Method.WORKFLOW_START:
+            self._link.check_frame(frame)
+            answer = await self._carry(frame)
+        else:
+            answer = await self._ask(frame, safe=safe or method in SAFE_METHODS)
+        try:
+            return decode_data(answer.data)
+        except UndecodableFrame as exc:
+            raise _unreadable(method, exc) from exc
+
+    async def send(self, frame: Frame) -> None:
+        """Send a frame as it is, without waiting for an answer. Returns when it is written.
+
+        What answers it is counted in ``statistics().link.strays``, and dropped.
+
+        Raises:
+            TypeError, ValueError: *frame* cannot be encoded, or starts a workflow, which would
+                block this connection.
+        """
+        if frame.method == Method.WORKFLOW_START:
+            raise ValueError("a frame that starts a workflow blocks its connection for the run; "
+                             "use start_workflow()")  # fmt: skip
+        await self._link.send(frame)
+
+    # What the link tells.
+
+    def on_ready(self, ready: Ready) -> None:
+        """For the link."""
+        self._session_id = ready.session_id
+        self._subscriptions.on_ready()
+
+    def on_lost(self, since: datetime | None) -> None:
+        """For the link."""
+        self._subscriptions.on_lost(since)
+
+    def on_push(self, frame: WireFrame) -> None:
+        """For the link."""
+        self._subscriptions.on_push(frame)
+
+    def on_stray(self, frame: WireFrame) -> None:
+        """For the link, which counts and logs it."""
+
+    def on_end(self, error: DispatchError | None) -> None:
+        """For the link."""
+        self._subscriptions.on_end(error)
+
+    async def run(self) -> None:
+        """For the link."""
+        await self._runs.run()
+
+    # Helpers.
+
+    def use_connector(self, connector: Connector) -> None:
+        """Reach the server by *connector* instead of TCP. Before the client runs."""
+        self._link.use_connector(connector)
+        self._runs.use_connector(connector)
+
+    def _frame(self, method: str, key: str, id: str) -> Frame:
+        what = "a job's id" if key == "job_id" else "a run's id"
+        return Frame(type=FrameType.REQUEST, method=method, data={key: check_text(id, what)})
+
+    async def _ask(self, frame: Frame, *, safe: bool = False) -> WireFrame:
+        self._link.check_frame(frame)
+        return await self._link.ask(Request(frame, safe=safe))
+
+    async def _read(self, method: str, key: str, id: str, read: Callable[[bytes], T]) -> T:
+        answer = await self._ask(self._frame(method, key, id), safe=True)
+        return self._decode(method, answer, read)
+
+    def _decode(self, method: str, answer: WireFrame, read: Callable[[bytes], T]) -> T:
+        try:
+            return read(bytes(answer.data))
+        except (msgspec.DecodeError, UnicodeError) as exc:
+            raise _unreadable(method, exc) from exc
+
+    async def _carry(self, frame: Frame) -> WireFrame:
+        await trio.lowlevel.checkpoint()
+        self._link.check_open()
+        return await self._runs.carry(frame).wait()
+
+    async def run_in_block(
+        self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    ) -> None:
+        """Run beside a block, which raises the error that ends the client, if one does."""
+        await self._link.run(task_status=task_status)
+
+    async def run_alone(
+        self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    ) -> None:
+        """Run in a caller's nursery: where no block raises the client's error, this does."""
+        await self._link.run(task_status=task_status)
+        if self._link.error is not None and not self._link.used_as_block:
+            raise self._link.error
+
+
+def _unreadable(method: str, cause: Exception) -> ProtocolError:
+    return ProtocolError(f"the answer to {method} cannot be read: {cause}")
+
+
+def _make_client(
+    url: str | Sequence[str],
+    *,
+    token: str | None = None,
+    token_provider: TokenProvider | None = None,
+    format: Format = "json",
+    transport: TransportName = "auto",
+    ssl_context: ssl.SSLContext | None = None,
+    headers: Mapping[str, str] | Sequence[tuple[str, str]] = (),
+    connect_timeout: float = 10,
+    request_timeout: float | None = 30,
+    heartbeat_interval: float | None = 15,
+    heartbeat_timeout: float = 10,
+    reconnect: bool = True,
+    min_reconnect_delay: float = 1,
+    max_reconnect_delay: float = 60,
+    max_reconnect_attempts: int | None = None,
+    fail_first_connect: bool = True,
+    max_message_size: int = 16 * 1024 * 1024,
+    max_concurrent_runs: int = 16,
+    logger: logging.Logger | None = None,
+) -> Client:
+    addresses = read_addresses(url, "ws", "wss")
+    if token is not None:
+        check_text(token, "a token")
+    if token_provider is not None and not callable(token_provider):
+        raise TypeError("token_provider is a function that returns a token")
+    if format != "json":
+        _check_choice(format, "format", ("json", "msgpack"))
+        raise NotSupported("format='msgpack' is not available yet; use format='json'")
+    _check_choice(transport, "transport", ("auto", "trio-websocket", "websockets"))
+    if transport == "websockets":
+        raise NotSupported("transport='websockets' is not available yet; use 'trio-websocket'")
+    if max_reconnect_delay < min_reconnect_delay:
+        raise ValueError("max_reconnect_delay is less than min_reconnect_delay")
+    if max_reconnect_attempts is not None and check_int(max_reconnect_attempts, "attempts") < 0:
+        raise ValueError(f"max_reconnect_attempts is negative: {max_reconnect_attempts}")
+    for value, what in (
+        (max_message_size, "max_message_size"),
+        (max_concurrent_runs, "max_concurrent_runs"),
+    ):
+        if check_int(value, what) < 1:
+            raise ValueError(f"{what} is at least 1, not {value}")
+    heartbeat = None
+    if heartbeat_interval is not None:
+        heartbeat = Heartbeat(
+            interval=check_seconds(heartbeat_interval, "heartbeat_interval"),
+            timeout=check_seconds(heartbeat_timeout, "heartbeat_timeout"),
+        )
+    if request_timeout is not None:
+        request_timeout = check_seconds(request_timeout, "request_timeout")
+    if token is not None or token_provider is not None:
+        for address in addresses:
+            if not (address.secure or address.loopback):
+                warnings.warn(
+                    f"a token goes unencrypted to {address.shown}; use wss://",
+                    InsecureTokenWarning,
+                    stacklevel=3,
+                )
+    settings = LinkSettings(
+        addresses=addresses,
+        token=token,
+        token_provider=token_provider,
+        dial=DialSettings(
+            headers=read_headers(headers),
+            ssl_context=ssl_context,
+            connect_timeout=check_seconds(connect_timeout, "connect_timeout"),
+            max_message_size=max_message_size,
+        ),
+        heartbeat=heartbeat,
+        request_timeout=request_timeout,
+        reconnect=reconnect,
+        min_reconnect_delay=check_seconds(min_reconnect_delay, "min_reconnect_delay"),
+        max_reconnect_delay=check_seconds(max_reconnect_delay, "max_reconnect_delay"),
+        max_reconnect_attempts=max_reconnect_attempts,
+        fail_first_connect=fail_first_connect,
+        logger=logger or logging.getLogger("trio_dispatch"),
+        new_session=lambda: DispatchSession(_CODECS[format]),
+    )
+    return Client(settings, max_concurrent_runs)
+
+
+def _check_choice(value: object, what: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise ValueError(f"{what} is one of {', '.join(map(repr, choices))}, not {value!r}")
+
+
+_OPTIONS: Final = """
+    Args:
+        url: where the server is, ``ws://host:port/dwp`` or ``wss://…``. Of a list, each dial takes
+            the next.
+        token: the token to authenticate with.
+        token_provider: asked for a token before every dial, sync or async. When it raises, *token*
+            is used instead.
+        format: ``"json"`` or ``"msgpack"``.
+        transport: ``"trio-websocket"``, ``"websockets"``, or ``"auto"``: the fastest installed.
+        ssl_context: for ``wss://``; by default certificates are verified by the system's store.
+        headers: extra HTTP headers for the upgrade. The token goes as ``Authorization: Bearer``.
+        connect_timeout: seconds for token, TCP, TLS, upgrade and authentication together.
+        request_timeout: seconds from a call to its answer; None for no limit.
+        heartbeat_interval: after so many seconds of silence the server is pinged; None for never.
+        heartbeat_timeout: after so many more seconds of silence the connection is given up.
+        reconnect: dial again when the connection is lost.
+        min_reconnect_delay: seconds before the first dial after a loss.
+        max_reconnect_delay: seconds between dials at most; the delay doubles, with jitter.
+        max_reconnect_attempts: dials in a row that may fail; None for no limit.
+        fail_first_connect: raise the error of the first dial, instead of dialling again.
+        max_message_size: bytes per message at most, in both directions.
+        max_concurrent_runs: workflow runs that this client starts at once; each has a connection.
+        logger: where to log; ``trio_dispatch`` by default.
+
+    Raises:
+        TypeError, ValueError: an argument cannot work.
+        ConnectFailed: the first dial failed.
+        AuthError: the server refused the token, at the first dial or later.
+"""
+
+
+def _opening(make: Callable[P, Client]) -> Callable[P, AbstractAsyncContextManager[Client]]:
+    @asynccontextmanager
+    async def running(client: Client) -> AsyncIterator[Client]:
+        async with in_background(client.run_in_block, client):
+            yield client
+
+    def open_client(*args: P.args, **kwargs: P.kwargs) -> AbstractAsyncContextManager[Client]:
+        return running(make(*args, **kwargs))
+
+    open_client.__doc__ = f"""Open a `Client` for the length of a block.
+
+    ``async with open_client("ws://localhost:8080/dwp", token="…") as client:`` begins when the
+    client is connected and authenticated. Leaving the block, however, ends every task and closes
+    every connection of the client, within 2 s; cancelled, at once. What the body raises comes out
+    unchanged. If the client ends by itself (a refused token, attempts used up), waiting calls raise
+    the error, the body is cancelled, and the block raises it.
+{_OPTIONS}"""
+    return _like(open_client, make, AbstractAsyncContextManager[Client], [])
+
+
+def _connecting(
+    make: Callable[P, Client],
+) -> Callable[Concatenate[trio.Nursery, P], Coroutine[object, object, Client]]:
+    async def connect_client(nursery: trio.Nursery, /, *args: P.args, **kwargs: P.kwargs) -> Client:
+        client = make(*args, **kwargs)
+        await nursery.start(client.run_alone)
+        return client
+
+    connect_client.__doc__ = f"""Connect a `Client` that outlives a block.
+
+    It is one task in *nursery*, until ``aclose()``, the end of an ``async with client:``, or
+    cancellation. If the client ends by itself, an ``async with client:`` raises the error; where
+    there was none, the task does.
+{_OPTIONS}"""
+    first = inspect.Parameter("nursery", inspect.Parameter.POSITIONAL_ONLY, annotation=trio.Nursery)
+    return _like(connect_client, make, Client, [first])
+
+
+F = TypeVar("F", bound=Callable[..., object])
+
+
+def _like(
+    function: F,
+    make: Callable[..., Client],
+    result: object,
+    first: list[inspect.Parameter],
+) -> F:
+    """Give *function* the signature of *make*, so that the options stand in one place."""
+    signature = inspect.signature(make)
+    parameters = [*first, *signature.parameters.values()]
+    function.__signature__ = signature.replace(  # type: ignore[attr-defined]
+        parameters=parameters, return_annotation=result
+    )
+    function.__module__ = "trio_dispatch"
+    function.__qualname__ = function.__name__
+    return function
+
+
+open_client = _opening(_make_client)
+connect_client = _connecting(_make_client)

@@ -1,0 +1,18 @@
+"""Looking into exception groups."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+
+if sys.version_info < (3, 11):  # pragma: no cover
+    from exceptiongroup import BaseExceptionGroup
+
+
+def leaves(exc: BaseException) -> Iterator[BaseException]:
+    """The exceptions in *exc* that are no groups, outermost first."""
+    if isinstance(exc, BaseExceptionGroup):
+        for part in exc.exceptions:
+            yield from leaves(part)
+    else:
+        yield exc

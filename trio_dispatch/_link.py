@@ -1,0 +1,667 @@
+"""A WebSocket that stays connected.
+
+`Link` is the layer under the client, and of use on its own for any server whose messages are
+frames with ``id`` and ``correl_id``. It dials, and when the connection is lost it dials again; it
+keeps what waits to be sent while there is no connection; and it decides, for what was written to a
+connection that is gone, whether it may be sent once more. What frames mean is the session's
+business (``_session.py``), what happens on one connection the connection's (``_connection.py``).
+
+The supervisor, in one picture::
+
+    dial --- refused token ----------------------------> end, unless a provider may do better
+     |  \\-- failed ---> back off ---> dial (next URL)     end, if it was the first or one too many
+     v
+    serve -- lost ----> back off ---> dial               end, if reconnecting is off
+     |
+     \\----- closed -----------------------------------> end
+"""
+
+from __future__ import annotations
+
+import inspect
+import itertools
+import logging
+import random
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from datetime import datetime
+from types import TracebackType
+from typing import Final, Protocol
+
+import attrs
+import trio
+
+from trio_dispatch._block import Blocks, in_background
+from trio_dispatch._codecs import JSON, thaw
+from trio_dispatch._connection import Connection, DialSettings, Heartbeat
+from trio_dispatch._errors import (
+    AuthError,
+    ClientClosed,
+    ConnectFailed,
+    ConnectionLost,
+    DispatchError,
+    InternalError,
+    fresh,
+)
+from trio_dispatch._frames import Frame, WireFrame
+from trio_dispatch._handler import Handler, HandlerTask
+from trio_dispatch._link_events import Announcer, Connected, Disconnected, LinkEvents
+from trio_dispatch._requests import Lane, Outbox, Request, timed_out
+from trio_dispatch._session import FrameSession, Ready
+from trio_dispatch._url import Address, parse_url
+from trio_dispatch._websocket import Connector
+
+TokenProvider = Callable[[], "str | Awaitable[str]"]
+
+MAX_REFUSALS: Final = 5
+"""Refusals in a row after which no token provider is believed to bring a better token."""
+
+
+@attrs.frozen(kw_only=True)
+class LinkStatistics:
+    """What a link has done and is doing."""
+
+    connected: bool
+    connections: int
+    """Connections established so far."""
+    dials: int
+    """Dials so far, failed ones included."""
+    queued: int
+    """Frames that wait to be written."""
+    in_flight: int
+    """Requests that are written and not answered."""
+    frames_sent: int
+    frames_received: int
+    strays: int
+    """Frames that came and were neither events nor answers to anything that is still waited for."""
+    handler_dropped: int
+    """Frames that the handler was too slow for."""
+
+
+@attrs.frozen(kw_only=True)
+class LinkSettings:
+    """How a link behaves. Times in seconds."""
+
+    addresses: tuple[Address, ...]
+    token: str | None = attrs.field(default=None, repr=False)
+    token_provider: TokenProvider | None = None
+    dial: DialSettings = attrs.field(factory=DialSettings)
+    heartbeat: Heartbeat | None = None
+    request_timeout: float | None = None
+    reconnect: bool = True
+    min_reconnect_delay: float = 1.0
+    max_reconnect_delay: float = 60.0
+    max_reconnect_attempts: int | None = None
+    fail_first_connect: bool = True
+    logger: logging.Logger = logging.getLogger("trio_dispatch")
+    new_session: Callable[[], FrameSession] = FrameSession
+
+
+class Observer(Protocol):
+    """What a link tells the layer above it. Plain calls, which never block."""
+
+    def on_ready(self, ready: Ready) -> None:
+        """A connection is established. What is queued as `Lane.RESTORE` now goes out first."""
+
+    async def run(self) -> None:
+        """What the layer above does in the background, as long as the link lives."""
+
+    def on_lost(self, since: datetime | None) -> None:
+        """A connection that was ready is gone; *since*: the last that its server's clock said."""
+
+    def on_push(self, frame: WireFrame) -> None:
+        """An event came."""
+
+    def on_stray(self, frame: WireFrame) -> None:
+        """A frame came that nobody waits for."""
+
+    def on_end(self, error: DispatchError | None) -> None:
+        """The link has ended, for good: by *error*, or because it was closed."""
+
+
+class Link:
+    """A connection that is dialled again whenever it is lost.
+
+    Made by `open_link`; `connected` tells whether it is up, `events` when that changes.
+    """
+
+    def __init__(self, settings: LinkSettings, observer: Observer) -> None:
+        self._settings = settings
+        self._log = settings.logger
+        self._observer = observer
+        self.outbox = Outbox()
+        self._connection: Connection | None = None
+        self._scope = trio.CancelScope()
+        self._closing = False
+        self._ended = False
+        self._error: DispatchError | None = None
+        self._finished = trio.Event()
+        self._settled = trio.Event()
+        self._up = trio.Event()
+        self._announcer = Announcer()
+        self._sweeper = trio.lowlevel.ParkingLot()
+        self._blocks = Blocks()
+        self._connections = self._dials = self._strays = 0
+        self._frames_sent = self._frames_received = 0
+
+    def __repr__(self) -> str:
+        state = "closed" if self._ended else "connected" if self.connected else "disconnected"
+        return f"<{type(self).__name__} {self._settings.addresses[0].shown} {state}>"
+
+    # What users see.
+
+    @property
+    def connected(self) -> bool:
+        """Whether there is a connection right now."""
+        return self._connection is not None and self._connection.ready
+
+    @property
+    def closed(self) -> bool:
+        """Whether the link has ended, for good."""
+        return self._ended or self._closing
+
+    @property
+    def error(self) -> DispatchError | None:
+        """The error that ended the link, if one did."""
+        return self._error
+
+    async def wait_connected(self) -> None:
+        """Wait until there is a connection.
+
+        Raises:
+            DispatchError: the link ends instead; `ClientClosed` if it has ended before.
+        """
+        await trio.lowlevel.checkpoint()
+        while not self.connected:
+            self.check_open()
+            await self._up.wait()
+            if self._error is not None:
+                raise fresh(self._error)
+
+    def events(self) -> LinkEvents:
+        """Open a stream of `Connected` and `Disconnected`, which begins with the present state.
+
+        Every caller gets a stream of its own, and a slow one holds up nobody: the oldest events
+        beyond 1,024 unread ones are dropped, and `LinkEvents.dropped` counts them.
+        """
+        return self._announcer.listen()
+
+    async def send(self, frame: Frame) -> None:
+        """Send *frame* without waiting for an answer. Returns when it is written.
+
+        Waits for a connection where there is none. Cancelled before it is written, it is never
+        sent. Whatever answers it goes to the handler.
+
+        Raises:
+            TypeError, ValueError: *frame* cannot be encoded, or is larger than the maximum.
+            DispatchError: the link ended.
+        """
+        self.check_frame(frame)
+        await self.call(Request(frame, answered=False))
+
+    async def request(self, frame: Frame) -> Frame:
+        """Send *frame* and return the frame that answers it.
+
+        Waits for a connection where there is none. Cancelled before it is written, it is never
+        sent; cancelled later, its answer is dropped when it comes.
+
+        Args:
+            frame: with an ``id`` of its own, by which its answer is known.
+
+        Raises:
+            TypeError, ValueError: *frame* has no id, an id that is in use, or cannot be sent.
+            RequestError: the answer is an error frame.
+            ConnectionLost: the connection was lost after it was written; `maybe_delivered`.
+            DispatchError: the link ended.
+        """
+        self.check_frame(frame)
+        if not frame.id:
+            raise ValueError("a request needs an id, by which its answer is known")
+        return thaw(await self.ask(Request(frame)))
+
+    async def wait_closed(self) -> None:
+        """Wait until the link has ended, for whatever reason, and nothing of it is left."""
+        await self._finished.wait()
+
+    async def aclose(self) -> None:
+        """Close the link, and wait until nothing of it is left (2 s at most). Idempotent."""
+        self.close()
+        await self._finished.wait()
+
+    def statistics(self) -> LinkStatistics:
+        """Count what the link has done and is doing."""
+        now = self._connection
+        return LinkStatistics(
+            connected=self.connected,
+            connections=self._connections,
+            dials=self._dials,
+            queued=len(self.outbox),
+            in_flight=len(now.written) if now else 0,
+            frames_sent=self._frames_sent + (now.frames_sent if now else 0),
+            frames_received=self._frames_received + (now.frames_received if now else 0),
+            strays=self._strays,
+            handler_dropped=getattr(self._observer, "dropped", 0),
+        )
+
+    async def __aenter__(self) -> Link:
+        self._blocks.enter()
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> bool:
+        return await self._blocks.leave(exc, self.aclose, lambda: self._error)
+
+    # For the layer above.
+
+    @property
+    def used_as_block(self) -> bool:
+        """Whether a block raises, or has raised, the error that ended the link."""
+        return self._blocks.used
+
+    def use_connector(self, connector: Connector) -> None:
+        """Reach the server by *connector* instead of TCP. Before the link runs."""
+        dial = attrs.evolve(self._settings.dial, connector=connector)
+        self._settings = attrs.evolve(self._settings, dial=dial)
+
+    def check_frame(self, frame: Frame) -> None:
+        """Refuse what could not be written, before it is queued."""
+        size = len(JSON.encode(frame))
+        if size > self._settings.dial.max_message_size:
+            raise ValueError(
+                f"the frame is {size:,} bytes, more than max_message_size "
+                f"({self._settings.dial.max_message_size:,})"
+            )
+
+    async def ask(self, request: Request) -> WireFrame:
+        """`call` for a request that is answered."""
+        answer = await self.call(request)
+        assert answer is not None
+        return answer
+
+    async def call(self, request: Request) -> WireFrame | None:
+        """Queue *request* and wait for its answer; None if it expects none."""
+        if self._ended or self._closing:
+            await trio.lowlevel.checkpoint()
+            self.check_open()
+        self.submit(request)
+        return await request.wait(self.withdraw)
+
+    def submit(self, request: Request) -> None:
+        """Queue *request*. Whoever waits for it is woken when it is done."""
+        self.check_open()
+        self.watch(request)
+        self.outbox.put(request)
+        if self._connection is not None:
+            self._connection.wake()
+
+    def watch(self, request: Request) -> None:
+        """Let *request* fail when `request_timeout` is over."""
+        if self._settings.request_timeout is not None and request.lane is not Lane.RESTORE:
+            self.outbox.watch(request, self._settings.request_timeout)
+            if self._sweeper:
+                self._sweeper.unpark_all()
+
+    def withdraw(self, request: Request) -> None:
+        """Nobody waits for *request* any more: unwritten, it is never sent."""
+        self.outbox.unwatch(request)
+        self.outbox.remove(request)
+        if request.written and self._connection is not None:
+            self._connection.forget(request)
+
+    def close(self) -> None:
+        """Begin to close. A plain call; `aclose` waits as well."""
+        if self._ended or self._closing:
+            return
+        self._closing = True
+        self._reject_all(None)
+        if self._connection is None:
+            self._scope.cancel()
+        else:
+            self._connection.close()
+
+    def end(self, error: DispatchError) -> None:
+        """End the link, for good, by *error*."""
+        if not self._ended and not self._closing:
+            self._closing = True
+            self._error = error
+            self._reject_all(error)
+            self._up.set()
+            self._scope.cancel()
+
+    def check_open(self) -> None:
+        """Raise `ClientClosed` if the link has ended, or is closing."""
+        if self._ended or self._closing:
+            error = ClientClosed(
+                f"the connection to {self._settings.addresses[0].shown} is closed"
+                + (f": {self._error}" if self._error else "")
+            )
+            raise error from (fresh(self._error) if self._error else None)
+
+    # The connection tells us.
+
+    def on_ready(self, ready: Ready) -> None:
+        """A connection is established."""
+        connection = self._connection
+        assert connection is not None
+        self._connections += 1
+        shown = self._address.shown
+        self._observer.on_ready(ready)
+        session = f" (session {ready.session_id})" if ready.session_id else ""
+        self._log.info("connected to %s%s", shown, session)
+        self._announcer.tell(Connected(shown, ready.session_id))
+        self._up.set()
+        self._settled.set()
+
+    def on_settled(
+        self, request: Request, answer: WireFrame | None, error: Exception | None
+    ) -> None:
+        """A request is done."""
+        self.outbox.unwatch(request)
+        request.finish(answer, error)
+
+    def on_push(self, frame: WireFrame) -> None:
+        """An event came."""
+        self._observer.on_push(frame)
+
+    def on_stray(self, frame: WireFrame) -> None:
+        """A frame came that nobody waits for."""
+        self._strays += 1
+        self._observer.on_stray(frame)
+
+    # The life of a link.
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Stay connected until closed, ended or cancelled.
+
+        With ``fail_first_connect`` it counts as started when the first connection is established,
+        and raises the error of the first dial if that fails. After that it raises nothing; `error`
+        tells what ended it.
+        """
+        try:
+            with self._scope:
+                try:
+                    async with trio.open_nursery() as nursery:
+                        nursery.start_soon(self._supervise)
+                        if self._settings.request_timeout is not None:
+                            nursery.start_soon(self._sweep, self._settings.request_timeout)
+                        nursery.start_soon(self._observer.run)
+                        if self._settings.fail_first_connect:
+                            await self._settled.wait()
+                        task_status.started()
+                except Exception as exc:
+                    self._error = InternalError(
+                        "a bug in trio_dispatch ended the connection; please report it"
+                    )
+                    self._error.__cause__ = exc
+        finally:
+            self._finish()
+        if self._error is not None and not self._settled.is_set():
+            if self._settings.fail_first_connect:
+                raise self._error
+
+    def _finish(self) -> None:
+        self._ended = self._closing = True
+        self._connection = None
+        self._reject_all(self._error)
+        self._up.set()
+        self._announcer.tell(Disconnected(self._error))
+        self._announcer.end(self._error)
+        self._observer.on_end(self._error)
+        if self._error is not None:
+            self._blocks.cancel()
+        self._finished.set()
+
+    async def _supervise(self) -> None:
+        settings = self._settings
+        failures = 0  # dials in a row without a session
+        refusals = 0  # tokens refused in a row
+        for self._address in itertools.cycle(settings.addresses):
+            self._dials += 1
+            connection = self._connection = Connection(
+                settings.new_session(), self, self._address, settings.dial, settings.heartbeat,
+                self._log,
+            )  # fmt: skip
+            await connection.run(self._get_token)
+            self._connection = None
+            self._frames_sent += connection.frames_sent
+            self._frames_received += connection.frames_received
+            if self._closing:
+                self._scope.cancel()
+                return
+            reason = connection.ending or ConnectionLost("the connection was closed")
+            if connection.was_ready:
+                failures = refusals = 0
+                self._after_loss(connection)
+            else:
+                failures += 1
+                refusals = refusals + 1 if isinstance(reason, AuthError) else 0
+            if (error := self._verdict(reason, failures, refusals)) is not None:
+                self.end(error)
+                return
+            delay = self._delay(failures)
+            self._log.info("%s; dialling again in %.3g s", reason, delay)
+            self._announcer.tell(Disconnected(reason, delay))
+            await trio.sleep(delay)
+
+    def _verdict(self, reason: Exception, failures: int, refusals: int) -> DispatchError | None:
+        """The error to end with, or None to dial again."""
+        settings = self._settings
+        error = reason if isinstance(reason, DispatchError) else ConnectFailed(str(reason))
+        first = self._connections == 0
+        if refusals and (first or settings.token_provider is None or refusals >= MAX_REFUSALS):
+            return error
+        if first and settings.fail_first_connect:
+            return error if isinstance(error, ConnectFailed) else _as_connect_failed(error)
+        if not settings.reconnect:
+            return error
+        if settings.max_reconnect_attempts is not None:
+            if failures >= settings.max_reconnect_attempts + (1 if first else 0):
+                return error
+        return None
+
+    def _delay(self, failures: int) -> float:
+        """Exponential backoff; the jitter spreads clients that lost the same server at once."""
+        settings = self._settings
+        high = settings.min_reconnect_delay * 2.0 ** min(failures + 1, 64)
+        high = min(high, settings.max_reconnect_delay)
+        low = max(settings.min_reconnect_delay, high / 2)
+        return random.uniform(min(low, high), high)
+
+    async def _get_token(self) -> str | None:
+        provider = self._settings.token_provider
+        if provider is None:
+            return self._settings.token
+        try:
+            token = provider()
+            if inspect.isawaitable(token):
+                token = await token
+            if not isinstance(token, str):
+                raise TypeError(f"a token is a string, not {type(token).__name__}")
+        except Exception:
+            self._log.warning("the token provider failed; falling back to token=", exc_info=True)
+            return self._settings.token
+        return token
+
+    def _after_loss(self, connection: Connection) -> None:
+        """Decide the fate of everything that had been written to *connection*."""
+        self._up = trio.Event()
+        self.outbox.clear(Lane.RESTORE)
+        self._observer.on_lost(connection.session.last_ts)
+        reason = str(connection.ending)
+        for request in connection.written.values():
+            request.drops += 1
+            request.written = False
+            if request.lane is Lane.RESTORE:
+                request.finish(error=ConnectionLost(reason, True))
+            elif request.safe and request.drops == 1:
+                request.lane = Lane.AGAIN
+                self.outbox.put(request)
+            else:
+                subject = request.frame.method or "the frame"
+                self.outbox.unwatch(request)
+                request.finish(
+                    error=ConnectionLost(
+                        f"{subject} was sent, and may have been carried out: {reason}", True
+                    )
+                )
+        connection.written.clear()
+
+    async def _sweep(self, timeout: float) -> None:
+        """Let requests fail whose time is over.
+
+        Requests that come while this sleeps have later deadlines, so nobody needs to wake it;
+        only when nothing was in flight for a whole timeout does it wait to be woken.
+        """
+        idle = False
+        while True:
+            deadline = self.outbox.next_deadline()
+            if deadline is None and idle:
+                await self._sweeper.park()
+            idle = deadline is None
+            await trio.sleep_until(trio.current_time() + timeout if deadline is None else deadline)
+            for request in self.outbox.expired(trio.current_time()):
+                error = timed_out(request, timeout)
+                self.withdraw(request)
+                request.finish(error=error)
+
+    def _reject_all(self, error: DispatchError | None) -> None:
+        """Settle everything that waits: with *error*, or because the link is closed."""
+        written: list[Request] = []
+        if self._connection is not None:
+            written = list(self._connection.written.values())
+            self._connection.written.clear()
+        for request in itertools.chain(written, self.outbox.drain()):
+            self.outbox.unwatch(request)
+            request.finish(error=self.why_ended(error, request))
+
+    def why_ended(self, error: DispatchError | None, request: Request | None = None) -> Exception:
+        """The error for somebody who was waiting when the link ended."""
+        maybe = request is not None and request.maybe_delivered
+        if error is None:
+            return ClientClosed("the client was closed while this call was waiting", maybe)
+        if isinstance(error, ConnectionLost):
+            return ConnectionLost(str(error), maybe)
+        return fresh(error)
+
+
+def _as_connect_failed(error: DispatchError) -> DispatchError:
+    if isinstance(error, AuthError):
+        return error
+    failed = ConnectFailed(str(error))
+    failed.__cause__ = error
+    return failed
+
+
+def read_addresses(url: str | Sequence[str], *schemes: str) -> tuple[Address, ...]:
+    """Read one URL or a list of them. Raises `ValueError` or `TypeError` for what is none."""
+    urls = [url] if isinstance(url, str) else list(url)
+    if not urls:
+        raise ValueError("at least one URL is needed")
+    return tuple(parse_url(u, *schemes) for u in urls)
+
+
+def read_headers(
+    headers: Mapping[str, str] | Sequence[tuple[str, str]],
+) -> tuple[tuple[str, str], ...]:
+    """Read extra HTTP headers. Raises `ValueError` for what cannot stand in one."""
+    pairs = tuple(headers.items() if isinstance(headers, Mapping) else headers)
+    for name, value in pairs:
+        if not name or not name.isascii() or any(c in name + value for c in "\r\n\0"):
+            raise ValueError(f"not an HTTP header: {name!r}")
+    return pairs
+
+
+@asynccontextmanager
+async def open_link(
+    url: str | Sequence[str],
+    *,
+    auth_token: str | None = None,
+    token_provider: TokenProvider | None = None,
+    handler: Handler | None = None,
+    fail_first_connect: bool = False,
+    min_reconnect_delay: float = 1,
+    max_reconnect_delay: float = 60,
+    logger: logging.Logger | None = None,
+) -> AsyncIterator[Link]:
+    """Open a `Link` for the length of a block.
+
+    Leaving the block, however, closes the connection and ends every task of the link. If the link
+    ends by itself, the body is cancelled and the block raises the error.
+
+    Args:
+        url: where to connect, ``ws://`` or ``wss://``; of a list each dial takes the next.
+        auth_token: sent as ``Authorization: Bearer`` with the upgrade.
+        token_provider: asked for a token before every dial, sync or async; `auth_token` is the
+            fallback when it raises.
+        handler: called with every frame that answers nothing, one at a time, sync or async, in a
+            task of its own behind a queue of 1,024 frames. What it raises is logged.
+        fail_first_connect: raise the error of the first dial, instead of dialling again. Without
+            it the block begins at once, and `Link.wait_connected` waits.
+        min_reconnect_delay: seconds before the first dial after a loss.
+        max_reconnect_delay: seconds between dials at most; the delay doubles, with jitter.
+        logger: where to log; ``trio_dispatch`` by default.
+
+    Raises:
+        TypeError, ValueError: an argument cannot work.
+        AuthError: the server refused the token.
+        ConnectFailed: the first dial failed, with *fail_first_connect*.
+    """
+    link = _make_link(
+        url, auth_token, token_provider, handler, fail_first_connect,
+        min_reconnect_delay, max_reconnect_delay, logger,
+    )  # fmt: skip
+    async with in_background(link.run, link):
+        yield link
+
+
+async def run_link(
+    url: str | Sequence[str],
+    *,
+    auth_token: str | None = None,
+    token_provider: TokenProvider | None = None,
+    handler: Handler | None = None,
+    fail_first_connect: bool = False,
+    min_reconnect_delay: float = 1,
+    max_reconnect_delay: float = 60,
+    logger: logging.Logger | None = None,
+    task_status: trio.TaskStatus[Link] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Run a `Link` until it is closed or cancelled: the blocking form of `open_link`.
+
+    ``link = await nursery.start(run_link, url)`` gives the link. Arguments and errors are those of
+    `open_link`; an error that ends the link is raised here.
+    """
+    link = _make_link(
+        url, auth_token, token_provider, handler, fail_first_connect,
+        min_reconnect_delay, max_reconnect_delay, logger,
+    )  # fmt: skip
+    async with in_background(link.run, link):
+        task_status.started(link)
+        await link.wait_closed()
+
+
+def _make_link(
+    url: str | Sequence[str],
+    auth_token: str | None,
+    token_provider: TokenProvider | None,
+    handler: Handler | None,
+    fail_first_connect: bool,
+    min_reconnect_delay: float,
+    max_reconnect_delay: float,
+    logger: logging.Logger | None,
+) -> Link:
+    log = logger or logging.getLogger("trio_dispatch")
+    settings = LinkSettings(
+        addresses=read_addresses(url, "ws", "wss"),
+        token=auth_token,
+        token_provider=token_provider,
+        fail_first_connect=fail_first_connect,
+        min_reconnect_delay=min_reconnect_delay,
+        max_reconnect_delay=max_reconnect_delay,
+        logger=log,
+    )
+    return Link(settings, HandlerTask(handler, log))

@@ -1,0 +1,421 @@
+"""Subscriptions: which channels are wanted, who gets an event, and what a loss leaves behind.
+
+The server forgets a connection's channels with the connection, so the wanted ones are kept here,
+with a count, and asked for again on every new connection. For each channel that the server is
+asked for there is one `_Channel`, whose life is this table:
+
+    ============ ============================= ==========================================
+    state        what was asked last           what follows
+    ============ ============================= ==========================================
+    not asked    nothing, or ``unsubscribe``   wanted again: ask
+    asked        ``subscribe``, unanswered     answer: in force; error: its users get it
+    in force     ``subscribe``, answered       not wanted any more: ``unsubscribe``
+    ============ ============================= ==========================================
+
+A lost connection brings all of them back to *not asked*, and opens a gap in every subscription; a
+gap closes, and its reader may go on, when all channels of that subscription are in force again.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from datetime import datetime
+from types import TracebackType
+from typing import Protocol
+
+import attrs
+import msgspec
+import trio
+
+from trio_dispatch._channels import CopyFilter, read_occurrence, server_channel
+from trio_dispatch._errors import DispatchError
+from trio_dispatch._frames import Frame, FrameType, Method, WireFrame
+from trio_dispatch._mailbox import Mailbox, Overflow
+from trio_dispatch._models import Event
+from trio_dispatch._requests import Lane, Request
+
+_log = logging.getLogger("trio_dispatch.subscriptions")
+
+
+class Sender(Protocol):
+    """What subscriptions need of a link."""
+
+    @property
+    def connected(self) -> bool:
+        """Whether there is a connection."""
+
+    def check_open(self) -> None:
+        """Raise `ClientClosed` if there will be no connection any more."""
+
+    def submit(self, request: Request) -> None:
+        """Queue a request."""
+
+    def watch(self, request: Request) -> None:
+        """Let a request fail when its time is over."""
+
+    def withdraw(self, request: Request) -> None:
+        """Nobody waits for a request any more."""
+
+    def why_ended(self, error: DispatchError | None, request: Request | None = None) -> Exception:
+        """The error for somebody who was waiting when the link ended."""
+
+
+@attrs.define(eq=False)
+class _Channel:
+    """One channel of the server's."""
+
+    name: str
+    users: dict[Subscription, None] = attrs.field(factory=dict)
+    request: Request | None = None
+    """What was asked last on this connection, if it is unanswered."""
+    asked: bool = False
+    in_force: bool = False
+
+
+@attrs.frozen(kw_only=True)
+class SubscriptionStatistics:
+    """What a subscription holds and has lost."""
+
+    stored: int
+    """Events that wait to be read."""
+    buffer: int
+    """How many it stores at most."""
+    dropped: int
+    """Events lost so far because it was full."""
+
+
+class Subscriptions:
+    """All subscriptions of one client."""
+
+    def __init__(self) -> None:
+        self._link: Sender
+        self._channels: dict[str, _Channel] = {}
+        self._matching: dict[str, dict[Subscription, None]] = {}
+        self._queues = 0
+        self._copies = CopyFilter()
+        self.undecodable = 0
+        """Event frames that could not be read."""
+
+    def use(self, link: Sender) -> None:
+        """Send over *link*."""
+        self._link = link
+
+    def __len__(self) -> int:
+        """How many subscriptions there are."""
+        return len({user for channel in self._channels.values() for user in channel.users})
+
+    @property
+    def wanted(self) -> frozenset[str]:
+        """The channels that somebody wants from the server."""
+        return frozenset(name for name, channel in self._channels.items() if channel.users)
+
+    def open(self, channels: Iterable[str], buffer: int, overflow: Overflow) -> Subscription:
+        """Make a subscription, which attaches when its block is entered."""
+        return Subscription(self, self._link, tuple(channels), buffer, overflow)
+
+    # Wanting.
+
+    def attach(self, subscription: Subscription) -> None:
+        """Begin to deliver to *subscription*, and ask the server for what it lacks."""
+        for name in subscription.channels:
+            self._matching.setdefault(name, {})[subscription] = None
+            self._queues += name.startswith("queue:")
+        for name in dict.fromkeys(map(server_channel, subscription.channels)):
+            channel = self._channels.setdefault(name, _Channel(name))
+            channel.users[subscription] = None
+            if not channel.asked:
+                self._ask(channel, Method.SUBSCRIBE)
+            if not channel.in_force:
+                subscription.unconfirmed.add(name)
+
+    def detach(self, subscription: Subscription, channels: Iterable[str]) -> None:
+        """Deliver no more of *channels* to *subscription*; what nobody wants is unsubscribed.
+
+        A plain call: the request is queued, and nobody waits for its answer.
+        """
+        left = tuple(channels)
+        for name in left:
+            users = self._matching.get(name, {})
+            if subscription in users:
+                del users[subscription]
+                self._queues -= name.startswith("queue:")
+                if not users:
+                    del self._matching[name]
+        kept = set(map(server_channel, subscription.channels))
+        for name in dict.fromkeys(map(server_channel, left)):
+            channel = self._channels.get(name)
+            if channel is not None and name not in kept and subscription in channel.users:
+                del channel.users[subscription]
+                subscription.unconfirmed.discard(name)
+                if not channel.users:
+                    self._let_go(channel)
+
+    def _let_go(self, channel: _Channel) -> None:
+        if channel.asked:
+            self._ask(channel, Method.UNSUBSCRIBE)
+        elif channel.request is None:
+            self._channels.pop(channel.name, None)
+
+    def _ask(self, channel: _Channel, method: str) -> None:
+        if not self._link.connected:
+            if not channel.users:
+                self._channels.pop(channel.name, None)
+            return  # `on_ready` asks for all that is wanted
+        subscribing = method == Method.SUBSCRIBE
+        channel.asked = subscribing
+        queued = channel.request
+        if queued is not None and not queued.written:
+            # The opposite has not been written yet: both are never sent.
+            self._link.withdraw(queued)
+            channel.request = None
+            if not channel.users and not channel.in_force:
+                self._channels.pop(channel.name, None)
+            return
+        if subscribing:
+            channel.in_force = False
+        channel.request = Request(
+            Frame(type=FrameType.REQUEST, method=method, data={"channel": channel.name}),
+            lane=Lane.RESTORE,
+            on_done=lambda request: self._answered(channel, request),
+        )
+        self._link.submit(channel.request)
+
+    def _answered(self, channel: _Channel, request: Request) -> None:
+        if channel.request is not request:
+            return  # something else has been asked since, or the connection is gone
+        channel.request = None
+        if not channel.asked:
+            channel.in_force = False
+            if not channel.users:
+                self._channels.pop(channel.name, None)
+        elif request.error is not None:
+            channel.asked = False
+            for user in list(channel.users):
+                user.fail(request.error)
+        else:
+            channel.in_force = True
+            ts = request.answer.ts if request.answer else None
+            for user in list(channel.users):
+                user.confirm(channel.name, ts)
+
+    # What the link tells.
+
+    def on_ready(self) -> None:
+        """A new connection: ask for everything that is wanted, all at once."""
+        for channel in list(self._channels.values()):
+            if not channel.asked:
+                self._ask(channel, Method.SUBSCRIBE)
+
+    def on_lost(self, since: datetime | None) -> None:
+        """The server has forgotten everything."""
+        gapped: dict[Subscription, None] = {}
+        for channel in list(self._channels.values()):
+            channel.asked = channel.in_force = False
+            channel.request = None
+            if not channel.users:
+                del self._channels[channel.name]
+            for user in channel.users:
+                user.unconfirmed.add(channel.name)
+                gapped[user] = None
+        for user in gapped:
+            user.open_gap(since)
+
+    def on_end(self, error: DispatchError | None) -> None:
+        """There will be no connection any more."""
+        for user in {user for channel in self._channels.values() for user in channel.users}:
+            user.fail(self._link.why_ended(error))
+        self._channels.clear()
+        self._matching.clear()
+
+    def on_push(self, frame: WireFrame) -> None:
+        """Deliver an event to everybody whom it matches, once each."""
+        try:
+            occurrence = read_occurrence(frame)
+            if self._copies.is_copy(occurrence):
+                return
+            matched: dict[Subscription, set[str]] = {}
+            for name in occurrence.channels(with_queue=self._queues > 0):
+                for user in self._matching.get(name, ()):
+                    matched.setdefault(user, set()).add(name)
+            if not matched:
+                return
+            fields = occurrence.fields()
+        except (msgspec.DecodeError, UnicodeError, RecursionError) as exc:
+            self.undecodable += 1
+            _log.warning("an event could not be read and was dropped: %s", exc)
+            return
+        for user, names in matched.items():
+            user.put(
+                Event(
+                    type=occurrence.type,
+                    ts=occurrence.ts,
+                    topic=occurrence.topic,
+                    data=fields,
+                    channels=tuple(name for name in user.channels if name in names),
+                )
+            )
+
+
+class Subscription(trio.abc.ReceiveChannel[Event]):
+    """The events of some channels, from when its block is entered.
+
+    An async context manager, and inside the block a `trio.abc.ReceiveChannel`. Several tasks may
+    read from one subscription; each event goes to one of them.
+    """
+
+    def __init__(
+        self,
+        home: Subscriptions,
+        link: Sender,
+        channels: tuple[str, ...],
+        buffer: int,
+        overflow: Overflow,
+    ) -> None:
+        self.channels = channels
+        """The channels that it is subscribed to."""
+        self.unconfirmed: set[str] = set()
+        """The server's channels that are not in force yet, or not again."""
+        self._home = home
+        self._link = link
+        self._mailbox: Mailbox[Event] = Mailbox(buffer, overflow)
+        self._waiter: Request | None = None
+        self._entered = False
+
+    def __repr__(self) -> str:
+        return f"<Subscription {', '.join(self.channels) or 'to nothing'}: {len(self._mailbox)} stored>"
+
+    @property
+    def dropped(self) -> int:
+        """How many events were lost because the buffer was full."""
+        return self._mailbox.dropped
+
+    def statistics(self) -> SubscriptionStatistics:
+        """Count what it holds and has lost."""
+        return SubscriptionStatistics(
+            stored=len(self._mailbox), buffer=self._mailbox.capacity, dropped=self.dropped
+        )
+
+    async def __aenter__(self) -> Subscription:
+        """Subscribe, and wait until the server has confirmed all channels.
+
+        Waits for a connection where there is none. Cancelled, it leaves no subscription behind.
+
+        Raises:
+            RequestError: the server refused a channel, for example `PermissionDenied`.
+            RequestTimeout: it did not answer in time.
+            ClientClosed: the client is closed.
+        """
+        if self._entered:
+            raise RuntimeError("a subscription can be entered once; call subscribe() again")
+        self._entered = True
+        await trio.lowlevel.checkpoint()
+        self._link.check_open()
+        self._home.attach(self)
+        try:
+            if self.unconfirmed:
+                self._waiter = Request(Frame(method=Method.SUBSCRIBE))
+                self._link.watch(self._waiter)
+                await self._waiter.wait(self._link.withdraw)
+        except BaseException:
+            self._leave(self.channels)
+            raise
+        finally:
+            self._waiter = None
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.detach()
+        # No checkpoint: leaving never waits, and never turns the body's result into Cancelled.
+
+    async def receive(self) -> Event:
+        """Wait for the next event, or a `StreamGap` where some may be missing.
+
+        Cancelled, it takes nothing. A checkpoint.
+
+        Raises:
+            SubscriptionOverflow: the buffer was full, with ``overflow="raise"``. Reading on gives
+                new events.
+            RequestError: the server refused to restore a channel after a reconnect.
+            trio.EndOfChannel: `unsubscribe` ended it.
+            trio.ClosedResourceError: the block has been left.
+            DispatchError: the client ended, by this error.
+        """
+        if not self._entered:
+            await trio.lowlevel.checkpoint()
+            raise RuntimeError("enter the subscription first: async with client.subscribe(…)")
+        return await self._mailbox.receive()
+
+    def receive_nowait(self) -> Event:
+        """Take the next event if there is one; else raise `trio.WouldBlock`."""
+        return self._mailbox.receive_nowait()
+
+    async def unsubscribe(self, *channels: str) -> None:
+        """Stop getting the events of *channels*, or of all.
+
+        From now on nothing of them is stored; what is stored can still be read. With no channel
+        left, reading then ends (`trio.EndOfChannel`). Does not wait for the server.
+
+        Raises:
+            ValueError: it is not subscribed to one of *channels*.
+        """
+        for channel in channels:
+            if channel not in self.channels:
+                raise ValueError(f"this subscription has no channel {channel!r}")
+        self._leave(channels or self.channels)
+        if not self.channels:
+            self._mailbox.end()
+        await trio.lowlevel.checkpoint()
+
+    async def aclose(self) -> None:
+        """Leave: nothing is stored any more, and reading raises `trio.ClosedResourceError`."""
+        self.detach()
+        await trio.lowlevel.checkpoint()
+
+    def detach(self) -> None:
+        """`aclose` as a plain call."""
+        self._leave(self.channels)
+        self._mailbox.close()
+
+    def _leave(self, channels: Iterable[str]) -> None:
+        leaving = tuple(channels)
+        self.channels = tuple(name for name in self.channels if name not in leaving)
+        self._home.detach(self, leaving)
+
+    # For `Subscriptions`.
+
+    def put(self, event: Event) -> None:
+        """Store *event*."""
+        self._mailbox.put(event)
+
+    def open_gap(self, since: datetime | None) -> None:
+        """The connection is lost. Who is still waiting to subscribe has missed nothing."""
+        if self._waiter is None:
+            self._mailbox.open_gap(since)
+
+    def confirm(self, name: str, ts: datetime | None) -> None:
+        """The server's channel *name* is in force, by an answer of time *ts*."""
+        self.unconfirmed.discard(name)
+        if not self.unconfirmed:
+            if self._waiter is not None:
+                self._waiter_done(None)
+            else:
+                self._mailbox.close_gap(ts)
+
+    def fail(self, error: Exception) -> None:
+        """Nothing more will come."""
+        if self._waiter is not None:
+            self._waiter_done(error)
+        else:
+            self._mailbox.end(error)
+            self._leave(self.channels)
+
+    def _waiter_done(self, error: Exception | None) -> None:
+        assert self._waiter is not None
+        self._link.withdraw(self._waiter)
+        self._waiter.finish(error=error)

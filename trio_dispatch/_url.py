@@ -1,0 +1,79 @@
+"""Addresses: reading a URL, and showing it without its secrets."""
+
+from __future__ import annotations
+
+from ipaddress import ip_address
+from typing import Final
+from urllib.parse import SplitResult, urlsplit
+
+import attrs
+
+_PORTS: Final = {"ws": 80, "wss": 443, "http": 80, "https": 443}
+
+
+@attrs.frozen
+class Address:
+    """Where a server is.
+
+    The repr and `shown` hold neither user info nor query, as tokens are put into both.
+    """
+
+    scheme: str
+    host: str
+    port: int
+    resource: str = attrs.field(repr=False)
+    """Path and query: what the HTTP request line asks for."""
+    shown: str
+    """The URL without secrets, for messages and logs."""
+
+    @property
+    def secure(self) -> bool:
+        """Whether the connection is encrypted."""
+        return self.scheme in ("wss", "https")
+
+    @property
+    def loopback(self) -> bool:
+        """Whether the host is this machine."""
+        if self.host == "localhost" or self.host.endswith(".localhost"):
+            return True
+        try:
+            return ip_address(self.host).is_loopback
+        except ValueError:
+            return False
+
+    @property
+    def host_header(self) -> str:
+        """The value for the ``Host`` header: the port appears unless it is the scheme's own."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return host if self.port == _PORTS[self.scheme] else f"{host}:{self.port}"
+
+
+def parse_url(url: object, *schemes: str) -> Address:
+    """Read *url*, which must have one of *schemes*.
+
+    Raises:
+        TypeError: it is not a string.
+        ValueError: it is no such URL. The message does not repeat its user info or query.
+    """
+    if not isinstance(url, str):
+        raise TypeError(f"a URL is a string, not {type(url).__name__}")
+    wanted = " or ".join(f"{scheme}://host[:port]/path" for scheme in schemes)
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError as exc:
+        raise ValueError(f"not a URL like {wanted}: {exc}") from None
+    scheme = parts.scheme.lower()
+    if scheme not in schemes or not parts.hostname:
+        raise ValueError(f"not a URL like {wanted}: {_shown(parts)!r}")
+    if any(ord(char) <= 0x20 or ord(char) == 0x7F for char in url):
+        raise ValueError(f"a URL holds no white space or control characters: {_shown(parts)!r}")
+    resource = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+    return Address(
+        scheme, parts.hostname, _PORTS[scheme] if port is None else port, resource, _shown(parts)
+    )
+
+
+def _shown(parts: SplitResult) -> str:
+    place = parts.netloc.rpartition("@")[2]
+    return f"{parts.scheme}://{place}{parts.path}" if parts.scheme else f"{place}{parts.path}"

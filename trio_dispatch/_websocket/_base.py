@@ -1,0 +1,62 @@
+"""What every WebSocket transport can do."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from trio_dispatch._session import Payload
+
+
+class TransportClosed(Exception):
+    """The connection is over; the message says how it ended."""
+
+
+class UpgradeRefused(Exception):
+    """The server answered the upgrade with an HTTP status of its own."""
+
+    def __init__(self, status: int, body: bytes = b"") -> None:
+        super().__init__(status, body)
+        self.status = status
+        self.body = body
+
+    def __str__(self) -> str:
+        text = self.body[:200].decode("utf-8", "replace").strip()
+        return f"the server answered the WebSocket upgrade with HTTP {self.status}" + (
+            f": {text}" if text else ""
+        )
+
+
+class Transport(Protocol):
+    """One WebSocket connection, upgraded.
+
+    `send` belongs to one task and `receive` to one task; cancelling `send` may leave half a
+    message behind, so after that the transport can only be closed.
+    """
+
+    async def send(self, payloads: Sequence[Payload]) -> None:
+        """Write *payloads*, one message each, in as few writes as can be.
+
+        Raises:
+            TransportClosed: the connection is over.
+        """
+
+    async def receive(self) -> Sequence[bytes | str]:
+        """Wait for messages, and return those that are there: at least one, in order.
+
+        Raises:
+            TransportClosed: the connection is over.
+        """
+
+    async def aclose(self) -> None:
+        """Close politely: a close frame, and the peer's. Only deadlines bound this wait.
+
+        Cancelled or not, the socket is closed afterwards.
+        """
+
+    async def abort(self) -> None:
+        """Close the socket at once, without a word. Does not block."""
+
+    @property
+    def stuck_since(self) -> float | None:
+        """Since when (`trio.current_time`) a write makes no progress; None when none is stuck."""
