@@ -7,7 +7,7 @@ really on the wire.
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -258,7 +258,7 @@ class HttpPeer:
             while True:
                 event = self.http.next_event()
                 if event is h11.NEED_DATA:
-                    self.http.receive_data(await self.stream.receive_some(65536))
+                    self.http.receive_data(bytes(await self.stream.receive_some(65536)))
                 elif isinstance(event, h11.InformationalResponse):
                     pass
                 elif isinstance(event, h11.Response):
@@ -289,7 +289,7 @@ async def connect_http(server: Server) -> HttpPeer:
 
 
 @asynccontextmanager
-async def running(server: Server, *, peers: int = 1) -> AsyncIterator[Any]:
+async def running(server: Server, *, peers: int = 1) -> AsyncGenerator[Any, None]:
     """Run *server*, and give one peer (or a list of several), authenticated."""
     async with server.run():
         connected = [await connect(server) for _ in range(peers)]

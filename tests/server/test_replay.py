@@ -18,88 +18,15 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from tests.server.peer import TOKENS, Dropped, HttpPeer, Peer, connect_http
-from trio_dispatch.server import Server, Workflow
+from tests.server.peer import Dropped, HttpPeer, Peer, connect_http
+from tests.server.recorded_server import recorded_server
+from trio_dispatch.server import Server
 
 RECORDINGS = Path(__file__).parent.parent / "recordings"
 NAMES = sorted(path.stem for path in RECORDINGS.glob("*.jsonl"))
 
 CANNOT_REPLAY: dict[str, str] = {}
 """Recordings that the server cannot replay, and why."""
-
-
-def make_server(scenario: str) -> Server:
-    """The server that was recorded."""
-    server = Server(
-        TOKENS,
-        queues={"default", "email", "images"},
-        concurrency=4,
-        # The recorded delays were short by luck, and they are not compared.
-        retry_delay=0.1,
-        seed=1,
-        federation_id="n1" if scenario == "federation" else None,
-    )
-
-    def want_object(value: Any) -> None:
-        if not isinstance(value, dict | None):
-            raise TypeError("unmarshal input for workflow: not an object")
-
-    @server.job("noop")
-    async def noop(payload: Any) -> None:
-        want_object(payload)
-
-    @server.job("send-email")
-    async def send_email(payload: Any) -> None:
-        want_object(payload)
-        await trio.sleep(0.02)
-
-    @server.job("fail", max_retries=3)
-    async def fail(payload: Any) -> None:
-        raise ValueError("boom")
-
-    @server.job("slow")
-    async def slow(payload: Any) -> None:
-        await trio.sleep(2)
-
-    @server.workflow("order-pipeline")
-    async def order_pipeline(workflow: Workflow, order: Any) -> None:
-        want_object(order)
-
-        async def validate() -> None:
-            if not (order or {}).get("items"):
-                raise ValueError("order has no items")
-
-        async def calculate() -> float:
-            return 19.99 * len(order["items"])
-
-        async def confirm() -> None:
-            pass
-
-        await workflow.step("validate", validate)
-        await workflow.step("calculate-total", calculate)
-        await workflow.step("send-confirmation", confirm)
-
-    @server.workflow("par")
-    async def par(workflow: Workflow, input: Any) -> None:
-        async def nothing() -> None:
-            pass
-
-        await workflow.parallel("grp", nothing, nothing)
-
-    @server.workflow("slow-wf")
-    async def slow_wf(workflow: Workflow, input: Any) -> None:
-        await workflow.sleep("nap", 3)
-
-    @server.workflow("approval")
-    async def approval(workflow: Workflow, input: Any) -> None:
-        event = await workflow.wait_for_event("approved", timeout=10)
-
-        async def record() -> str:
-            return "timeout" if event is None else json.dumps(event.payload)
-
-        await workflow.step("record", record)
-
-    return server
 
 
 ID = re.compile(r"(?:job|wfrun|evt)_[0-9a-z]{26}")
@@ -260,7 +187,7 @@ class Replay:
         return ID.sub(lambda match: self.ids.get(match[0], match[0]), text)
 
     async def run(self) -> None:
-        server = make_server(self.scenario)
+        server = recorded_server(self.scenario)
         start = trio.current_time()
         async with server.run(), trio.open_nursery() as nursery:
             for index, line in enumerate(self.lines):
@@ -293,9 +220,8 @@ class Replay:
                     other.peer.protocol.send_close(1000)
                     await other.peer.flush()
                     await trio.testing.wait_all_tasks_blocked()
-                    assert other.drop is not None
-                    assert other.drop.code == 1000
                     other.expected_drop = True
+                    self.check_close(other)
             connection.peer = Peer(await server.open_stream())
             await connection.peer.upgrade()
             nursery.start_soon(connection.receive)
@@ -308,6 +234,10 @@ class Replay:
             for old, new in self.ids.items():
                 payload = payload.replace(old.encode(), new.encode())
             await connection.peer.send_binary(payload)
+
+    def check_close(self, connection: Connection) -> None:
+        assert connection.drop is not None
+        assert connection.drop.code == 1000
 
     async def enqueue_many(self, line: dict[str, Any]) -> None:
         """What the recording of credits leaves out."""

@@ -5,8 +5,7 @@ from __future__ import annotations
 import ipaddress
 import logging
 import random
-import sys
-from collections.abc import AsyncIterator, Callable, Collection, Iterable
+from collections.abc import AsyncGenerator, Callable, Collection, Iterable
 from contextlib import asynccontextmanager
 from typing import Final, TypeVar
 
@@ -21,10 +20,10 @@ from trio_dispatch.server._engine import (
     JobKind,
     WorkflowFunction,
 )
-from trio_dispatch.server._failures import holds
+from trio_dispatch.server._failures import holds, only_cancelled
 from trio_dispatch.server._http import HttpConnection
 from trio_dispatch.server._hub import Hub
-from trio_dispatch.server._identity import Identity, Tokens
+from trio_dispatch.server._identity import Tokens
 from trio_dispatch.server._methods import Methods
 from trio_dispatch.server._store import DEFAULT_MAX_RETRIES, DEFAULT_TIMEOUT_S, Store
 from trio_dispatch.server._views import (
@@ -35,9 +34,6 @@ from trio_dispatch.server._views import (
     job_view,
     run_view,
 )
-
-if sys.version_info < (3, 11):  # pragma: no cover
-    from exceptiongroup import BaseExceptionGroup
 
 J = TypeVar("J", bound=JobFunction)
 W = TypeVar("W", bound=WorkflowFunction)
@@ -102,7 +98,7 @@ class Server:
             clock=clock,
             store=self._store,
             broker=broker,
-            rng=random.Random(seed),
+            rng=random.Random(seed),  # noqa: S311 - ids and delays, not secrets
             concurrency=concurrency,
             retry_delay=retry_delay,
             max_retry_delay=max_retry_delay,
@@ -173,7 +169,7 @@ class Server:
     # Running
 
     @asynccontextmanager
-    async def run(self) -> AsyncIterator[None]:
+    async def run(self) -> AsyncGenerator[None, None]:
         """Run the server's workers, without a port, for as long as the block lasts.
 
         Entered inside another `run` or `serve` of the same server it does nothing: the outermost
@@ -199,7 +195,7 @@ class Server:
                     body_error = exc
                 nursery.cancel_scope.cancel()
         except BaseException as exc:
-            if body_error is None or not _only_cancelled(exc):
+            if body_error is None or not only_cancelled(exc):
                 raise
         finally:
             self._nursery = None
@@ -207,14 +203,14 @@ class Server:
             raise body_error
 
     @asynccontextmanager
-    async def serve(self, host: str = "127.0.0.1", port: int = 0) -> AsyncIterator[str]:
+    async def serve(self, host: str = "127.0.0.1", port: int = 0) -> AsyncGenerator[str, None]:
         """Listen on a TCP port for as long as the block lasts; gives the WebSocket's URL.
 
         RPC and event streams are on the same port. Port 0 picks a free one. When the block ends,
         the port's connections drop; work goes on where an outer block runs the engine.
         """
         async with self.run():
-            assert self._nursery is not None
+            nursery = self._running()
             listeners = await trio.open_tcp_listeners(port, host=host)
             if port == 0:
                 # One port, one URL: each address of a name would get a port of its own.
@@ -223,7 +219,7 @@ class Server:
                 del listeners[1:]
             bound: int = listeners[0].socket.getsockname()[1]
             ended = trio.Event()
-            scope = await self._nursery.start(self._listen, listeners, ended)
+            scope = await nursery.start(self._listen, listeners, ended)
             try:
                 yield f"ws://{_url_host(host)}:{bound}{self._hub.path}"
             finally:
@@ -241,9 +237,7 @@ class Server:
             with trio.CancelScope() as scope:
                 async with trio.open_nursery() as nursery:
                     task_status.started(scope)
-                    await trio.serve_listeners(
-                        self._connect, listeners, handler_nursery=nursery
-                    )
+                    await trio.serve_listeners(self._connect, listeners, handler_nursery=nursery)
         finally:
             ended.set()
 
@@ -255,12 +249,16 @@ class Server:
         Raises:
             RuntimeError: the server is not running.
         """
-        if self._nursery is None:
-            raise RuntimeError("the server is not running; enter run() or serve() first")
+        nursery = self._running()
         await trio.lowlevel.checkpoint()
         ours, theirs = trio.testing.memory_stream_pair()
-        self._nursery.start_soon(self._connect, ours)
+        nursery.start_soon(self._connect, ours)
         return theirs
+
+    def _running(self) -> trio.Nursery:
+        if self._nursery is None:
+            raise RuntimeError("the server is not running; enter run() or serve() first")
+        return self._nursery
 
     async def _connect(self, stream: trio.abc.Stream) -> None:
         await HttpConnection(self._hub, stream).run()
@@ -314,12 +312,6 @@ def _count(states: Iterable[str]) -> dict[str, int]:
     for state in states:
         counts[state] = counts.get(state, 0) + 1
     return counts
-
-
-def _only_cancelled(exc: BaseException) -> bool:
-    if isinstance(exc, BaseExceptionGroup):
-        return exc.split(trio.Cancelled)[1] is None
-    return isinstance(exc, trio.Cancelled)
 
 
 def _url_host(host: str) -> str:

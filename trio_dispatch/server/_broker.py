@@ -173,7 +173,8 @@ class Broker:
         self.history.append(event)
         targets: dict[Subscriber, None] = {}
         entity = event.topic.partition(":")[0]
-        # `queue:<name>` is accepted and never delivers (protocol, "Events"): no event has that topic.
+        # No event has a topic `queue:<name>`: that channel is accepted and never delivers
+        # (protocol, "Events").
         for topic in (event.topic, _COLLECTIONS.get(entity, ""), _FIREHOSE):
             targets.update(self._by_topic.get(topic, {}))
         for subscriber in targets:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from datetime import datetime, timedelta, timezone
+from functools import lru_cache
 from typing import Final
 
 NS_PER_SECOND: Final = 1_000_000_000
@@ -48,17 +49,10 @@ class Clock:
         return self._last
 
 
-_cached_second = -1
-_cached_text = ""
-
-
+# Nearly all stamps of a burst share their second, and strftime costs more than the rest.
+@lru_cache(maxsize=64)
 def _second(seconds: int) -> str:
-    # Nearly all stamps of a burst share their second, and strftime costs more than the rest.
-    global _cached_second, _cached_text
-    if seconds != _cached_second:
-        _cached_text = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
-        _cached_second = seconds
-    return _cached_text
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
 
 
 def rfc3339(ns: int) -> str:

@@ -269,7 +269,8 @@ class Engine:
         function = self.workflows.get(name)
         if function is None:
             raise LookupError(f'no workflow registered for "{name}"')
-        assert self._nursery is not None, "the engine is not running"
+        if self._nursery is None:
+            raise RuntimeError("the server is not running")
         now = self.clock.now()
         row = RunRow(
             id=make_id(RUN_PREFIX, now, self._rng),

@@ -7,7 +7,8 @@ Only what is not the handler's goes on: an interrupted program, and the end of t
 from __future__ import annotations
 
 import sys
-from typing import Final
+from collections.abc import Iterator
+from typing import Final, cast
 
 import trio
 
@@ -22,9 +23,21 @@ DEADLINE_EXCEEDED: Final = "context deadline exceeded"
 
 def holds(exc: BaseException, kinds: type[BaseException] | tuple[type[BaseException], ...]) -> bool:
     """Whether *exc* is of one of *kinds*, or a group that holds one."""
+    return any(isinstance(leaf, kinds) for leaf in _leaves(exc))
+
+
+def only_cancelled(exc: BaseException) -> bool:
+    """Whether *exc* is a cancellation and nothing else."""
+    return all(isinstance(leaf, trio.Cancelled) for leaf in _leaves(exc))
+
+
+def _leaves(exc: BaseException) -> Iterator[BaseException]:
     if isinstance(exc, BaseExceptionGroup):
-        return exc.subgroup(kinds) is not None
-    return isinstance(exc, kinds)
+        group = cast("BaseExceptionGroup[BaseException]", exc)
+        for inner in group.exceptions:
+            yield from _leaves(inner)
+    else:
+        yield exc
 
 
 def must_propagate(exc: BaseException) -> bool:
@@ -42,6 +55,6 @@ def describe(exc: BaseException) -> str:
     """The error text of a failed handler: what the exception says, or its name."""
     try:
         text = str(exc)
-    except Exception:  # a broken __str__ is the handler's, too
+    except Exception:  # noqa: BLE001 - a broken __str__ is the handler's, too
         text = ""
     return text or type(exc).__name__

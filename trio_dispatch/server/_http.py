@@ -1,7 +1,7 @@
 """The front door: reads HTTP requests, and leads each to where it belongs.
 
-WebSocket upgrades go to a `WebSocketSession`, ``POST <path>/rpc`` is one frame in and one frame out,
-``GET <path>/sse`` is one channel as an event stream (protocol, "Endpoints").
+WebSocket upgrades go to a `WebSocketSession`, ``POST <path>/rpc`` is one frame in and one frame
+out, ``GET <path>/sse`` is one channel as an event stream (protocol, "Endpoints").
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ class HttpConnection:
                 return event  # type: ignore[return-value]
             if self._http.they_are_waiting_for_100_continue:
                 await self._send(h11.InformationalResponse(status_code=100, headers=[]))
-            self._http.receive_data(await self._stream.receive_some(_READ_SIZE))
+            self._http.receive_data(bytes(await self._stream.receive_some(_READ_SIZE)))
 
     async def _send(self, event: h11.Event) -> None:
         data = self._http.send(event)
@@ -145,11 +145,11 @@ class HttpConnection:
                 pass
             # No extension and no subprotocol is ever agreed, Origin is ignored, and what came with
             # the request is lost (protocol, "WebSocket"): h11 keeps it, and nobody asks for it.
-            accept = base64.b64encode(hashlib.sha1(key.encode() + _WEBSOCKET_GUID).digest())
+            digest = hashlib.sha1(key.encode() + _WEBSOCKET_GUID, usedforsecurity=False).digest()
             answer: list[tuple[str, str]] = [
                 ("Upgrade", "websocket"),
                 ("Connection", "Upgrade"),
-                ("Sec-WebSocket-Accept", accept.decode("ascii")),
+                ("Sec-WebSocket-Accept", base64.b64encode(digest).decode("ascii")),
             ]
             await self._send(h11.InformationalResponse(status_code=101, headers=answer))
             return True
@@ -212,7 +212,7 @@ class HttpConnection:
                 data = await self._stream.receive_some(_READ_SIZE)
                 if not data:
                     break
-                self._http.receive_data(data)
+                self._http.receive_data(bytes(data))
                 watched += len(data)
             else:
                 # So much came behind the request that it cannot be told whether the client is

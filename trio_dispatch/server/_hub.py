@@ -33,7 +33,7 @@ class Hub:
     path: str
     max_message_size: int
     logger: logging.Logger
-    connections: dict[Viewed, None] = attrs.field(factory=dict, repr=False)
+    connections: dict[Viewed, None] = attrs.field(factory=dict[Viewed, None], repr=False)
 
     async def authenticate(self, token: str) -> Identity | None:
         """Find out what *token* stands for; None when it is refused."""

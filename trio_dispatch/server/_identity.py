@@ -39,7 +39,7 @@ class Identity:
         return scope in self.scopes or ALL_SCOPES in self.scopes
 
 
-Authenticator: TypeAlias = Callable[[str], "Identity | None | Awaitable[Identity | None]"]
+Authenticator: TypeAlias = Callable[[str], "Identity | Awaitable[Identity | None] | None"]
 """A function from a token to what it stands for, None for a token that is refused."""
 
 Tokens: TypeAlias = "Mapping[str, Identity] | Authenticator"

@@ -47,9 +47,7 @@ def check_id(text: str, prefix: str) -> str:
     if separator and not found:
         raise InvalidId(f'id: parse "{text}": typeid: prefix cannot be empty when it is separated')
     if len(suffix) != _SUFFIX_LENGTH:
-        raise InvalidId(
-            f'id: parse "{text}": typeid: suffix length must be 26, got {len(suffix)}'
-        )
+        raise InvalidId(f'id: parse "{text}": typeid: suffix length must be 26, got {len(suffix)}')
     if suffix[0] > "7" or any(character not in _ALPHABET for character in suffix):
         raise InvalidId(f'id: parse "{text}": typeid: invalid suffix')
     if found != prefix:

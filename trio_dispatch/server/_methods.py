@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, Final, TypeVar
+from typing import Any, TypeVar
 
 import attrs
 import msgspec
@@ -91,9 +91,7 @@ class _Peer(msgspec.Struct):
 def _read(data: msgspec.Raw, type: type[R]) -> R:
     text = bytes(data)
     if not text:
-        raise Refused(
-            ErrorCode.BAD_REQUEST, "invalid request: unexpected end of JSON input"
-        )
+        raise Refused(ErrorCode.BAD_REQUEST, "invalid request: unexpected end of JSON input")
     if text == b"null":
         return type()
     try:
@@ -148,7 +146,7 @@ def job_data(job: JobRow) -> dict[str, Any]:
 
 
 def run_data(run: RunRow) -> dict[str, Any]:
-    """A run as ``workflow.get`` tells it. There is never an ``output`` (protocol, "Runs and steps")."""
+    """A run as ``workflow.get`` tells it. It never has an ``output``."""
     data: dict[str, Any] = {
         "created_at": rfc3339(run.created_at),
         "updated_at": rfc3339(run.updated_at),
@@ -229,9 +227,7 @@ class Methods:
                 return None
             handler = self._table.get(frame.method)
             if handler is None:
-                raise Refused(
-                    ErrorCode.METHOD_NOT_ALLOWED, f"unknown method: {frame.method}"
-                )
+                raise Refused(ErrorCode.METHOD_NOT_ALLOWED, f"unknown method: {frame.method}")
             data = await handler(caller, frame.data)
         except Refused as exc:
             return _wire.error(clock, frame, exc.code, exc.message)
@@ -250,14 +246,14 @@ class Methods:
         )
         return {"job_id": job.id, "queue": job.queue, "state": job.state}
 
-    async def _get_job(self, caller: Caller, data: msgspec.Raw) -> object:
+    async def _get_job(self, _caller: Caller, data: msgspec.Raw) -> object:
         job_id = _read_id(_read(data, _JobId).job_id, JOB_PREFIX, "job")
         job = self._store.jobs.get(job_id)
         if job is None:
             raise Refused(ErrorCode.NOT_FOUND, "job not found: dispatch: job not found")
         return job_data(job)
 
-    async def _cancel_job(self, caller: Caller, data: msgspec.Raw) -> object:
+    async def _cancel_job(self, _caller: Caller, data: msgspec.Raw) -> object:
         job_id = _read_id(_read(data, _JobId).job_id, JOB_PREFIX, "job")
         job = self._store.jobs.get(job_id)
         if job is None:
@@ -286,14 +282,14 @@ class Methods:
             caller.blocked = False
         return {"run_id": run.row.id, "name": name, "state": run.row.state}
 
-    async def _get_run(self, caller: Caller, data: msgspec.Raw) -> object:
+    async def _get_run(self, _caller: Caller, data: msgspec.Raw) -> object:
         run_id = _read_id(_read(data, _RunId).run_id, RUN_PREFIX, "run")
         run = self._store.runs.get(run_id)
         if run is None:
             raise Refused(ErrorCode.NOT_FOUND, "run not found: dispatch: run not found")
         return run_data(run)
 
-    async def _timeline(self, caller: Caller, data: msgspec.Raw) -> object:
+    async def _timeline(self, _caller: Caller, data: msgspec.Raw) -> object:
         run_id = _read_id(_read(data, _RunId).run_id, RUN_PREFIX, "run")
         run = self._store.runs.get(run_id)
         # An unknown run has an empty timeline (recording `workflows`).
@@ -301,9 +297,7 @@ class Methods:
 
     async def _post_event(self, caller: Caller, data: msgspec.Raw) -> object:
         request = _read(data, _Event)
-        event = self._engine.post_event(
-            request.name or "", _text(request.payload), caller.identity
-        )
+        event = self._engine.post_event(request.name or "", _text(request.payload), caller.identity)
         return {"event_id": event.id, "name": event.name}
 
     # Subscriptions
@@ -325,7 +319,7 @@ class Methods:
             self._broker.unsubscribe(caller.subscriber, channel)
         return {"channel": channel, "status": "unsubscribed"}
 
-    async def _stats(self, caller: Caller, data: msgspec.Raw) -> object:
+    async def _stats(self, _caller: Caller, _data: msgspec.Raw) -> object:
         stats: dict[str, Any] = {
             "broker": {
                 "topic_count": self._broker.topic_count,
@@ -351,7 +345,7 @@ class Methods:
             raise Refused(ErrorCode.METHOD_NOT_ALLOWED, "federation not enabled")
         return self._federation_id
 
-    async def _federation_heartbeat(self, caller: Caller, data: msgspec.Raw) -> object:
+    async def _federation_heartbeat(self, _caller: Caller, data: msgspec.Raw) -> object:
         local_id = self._local_id()
         _read(data, _Peer)
         return {"peer_id": local_id, "status": "ok"}
@@ -363,7 +357,5 @@ class Methods:
     async def _federation_event(self, caller: Caller, data: msgspec.Raw) -> object:
         self._local_id()
         request = _read(data, _Event)
-        event = self._engine.post_event(
-            request.name or "", _text(request.payload), caller.identity
-        )
+        event = self._engine.post_event(request.name or "", _text(request.payload), caller.identity)
         return {"event_id": event.id, "name": event.name, "source": request.source or ""}

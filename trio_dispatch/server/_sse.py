@@ -7,6 +7,7 @@ for ever (protocol, "Server-sent events"). It has no ids, no replay and no keepa
 from __future__ import annotations
 
 from collections import deque
+from contextlib import suppress
 from types import TracebackType
 
 import trio
@@ -32,15 +33,12 @@ class EventStream:
         self._arrived = trio.Event()
         self._taken = 0
 
-    def __enter__(self) -> EventStream:
+    def __enter__(self) -> None:
         broker = self._hub.broker
         broker.attach(self._subscriber)
-        try:
+        with suppress(InvalidTopic):
             broker.subscribe(self._subscriber, self._channel)
-        except InvalidTopic:
-            pass
         self._hub.connections[self] = None
-        return self
 
     def __exit__(
         self,

@@ -77,7 +77,7 @@ class RunRow:
     state: str = RUNNING
     error: str = ""
     completed_at: int | None = None
-    steps: list[StepRow] = attrs.field(factory=list)
+    steps: list[StepRow] = attrs.field(factory=list[StepRow])
 
 
 @attrs.define(kw_only=True, eq=False)

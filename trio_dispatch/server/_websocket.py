@@ -156,16 +156,17 @@ class WebSocketSession:
                 raise _Drop(str(error))
             self._outbox.put(b"".join(self._protocol.data_to_send()))
             for event in self._protocol.events_received():
-                assert isinstance(event, WebSocketFrame)
-                await self._take_frame(event)
+                if isinstance(event, WebSocketFrame):  # and not a handshake: that is long over
+                    await self._take_frame(event)
             if self._protocol.state is not State.OPEN:
                 return
 
     async def _take_frame(self, frame: WebSocketFrame) -> None:
-        if frame.opcode >= Opcode.CLOSE:
+        opcode = Opcode(frame.opcode)
+        if opcode >= Opcode.CLOSE:
             return
-        if frame.opcode != Opcode.CONTINUATION:
-            self._opcode = Opcode(frame.opcode)
+        if opcode is not Opcode.CONTINUATION:
+            self._opcode = opcode
         self._fragments.append(bytes(frame.data))
         if not frame.fin:
             return

@@ -158,7 +158,7 @@ def pong(clock: Clock, ping: Incoming) -> Outgoing:
 
 
 def event(clock: Clock, topic: str, data: msgspec.Raw) -> Outgoing:
-    """An event. Its ``channel`` is the event's topic, not what was subscribed (protocol, "Events")."""
+    """An event. Its ``channel`` is its topic, not what was subscribed (protocol, "Events")."""
     now = clock.now()
     return Outgoing(
         id=frame_id(now), type=FrameType.EVENT, data=data, channel=topic, ts=rfc3339(now)

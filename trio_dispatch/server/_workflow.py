@@ -42,7 +42,7 @@ class WorkflowError(Exception):
 
 
 def _event_data(event: EventRow) -> bytes:
-    # As recorded (`workflow_wait_for_event`): the payload is base64, inside of what is base64 again.
+    # As recorded (`workflow_wait_for_event`): the payload is base64, within what will be, too.
     return _encode(
         {
             "id": event.id,
@@ -130,7 +130,7 @@ class Workflow:
         async def branch(index: int, function: Callable[[], Awaitable[Any]]) -> None:
             try:
                 results[index] = await self.step(f"parallel:{group}:{index}", function)
-            except Exception as exc:
+            except Exception as exc:  # noqa: BLE001 - raised again below
                 failures.append(exc)
                 nursery.cancel_scope.cancel()
 
@@ -148,7 +148,11 @@ class Workflow:
         await trio.sleep(seconds)
         self._add_row(f"sleep:{name}", None)
 
-    async def wait_for_event(self, name: str, timeout: float | None = None) -> WorkflowEvent | None:
+    async def wait_for_event(
+        self,
+        name: str,
+        timeout: float | None = None,  # noqa: ASYNC109 - None instead of an error ends the wait
+    ) -> WorkflowEvent | None:
         """Wait for a ``workflow.event`` called *name*; None when none comes within *timeout*.
 
         An event that was sent before, and that no wait took, is taken at once. One event releases
