@@ -184,8 +184,7 @@ class Server:
         try:
             async with trio.open_nursery() as nursery:
                 self._nursery = nursery
-                nursery.start_soon(self._engine.run, nursery)
-                await trio.lowlevel.checkpoint()
+                await nursery.start(self._engine.run, nursery)
                 try:
                     yield
                 except BaseException as exc:

@@ -43,6 +43,9 @@ from trio_dispatch.server._workflow import Workflow
 JobFunction: TypeAlias = Callable[[Any], Awaitable[object]]
 WorkflowFunction: TypeAlias = Callable[[Workflow, Any], Awaitable[object]]
 
+_MAX_DOUBLINGS: Final = 64
+"""More of them make no float, and no difference."""
+
 _encode: Final = msgspec.json.Encoder().encode
 
 
@@ -140,10 +143,16 @@ class Engine:
         self._attempts = 0
         self._wake = trio.Event()
 
-    async def run(self, nursery: trio.Nursery) -> None:
+    async def run(
+        self,
+        nursery: trio.Nursery,
+        *,
+        task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+    ) -> None:
         """Claim jobs for ever; *nursery* is where attempts and runs live."""
         self._nursery = nursery
         self._attempts = 0
+        task_status.started()
         try:
             while True:
                 now = self.clock.now()
@@ -243,7 +252,8 @@ class Engine:
             self._fail(job, error)
 
     def _fail(self, job: JobRow, error: str) -> None:
-        limit = min(self._retry_delay * 2**job.retry_count, self._max_retry_delay)
+        doublings = min(job.retry_count, _MAX_DOUBLINGS)
+        limit = min(self._retry_delay * 2**doublings, self._max_retry_delay)
         delay_ns = int(self._rng.uniform(0, limit) * NS_PER_SECOND)
         if self.store.fail_job(job, error, self.clock.now(), delay_ns):
             self.publish_job(

@@ -55,6 +55,9 @@ class HttpConnection:
             await self._serve()
         except (_Gone, trio.BrokenResourceError, trio.ClosedResourceError):
             pass
+        except Exception:
+            # A bug of ours: it costs this connection, and not the server.
+            self._hub.logger.exception("a connection failed")
         finally:
             await trio.aclose_forcefully(self._stream)
 

@@ -67,9 +67,9 @@ class Workflow:
         self._engine = engine
         self._run = run
         self._identity = identity
-        # The last failure of a step and where it was: the run's error names the step when that very
+        # What each failed step raised, by identity: the run's error names the step when that very
         # exception is what ended the run.
-        self._failure: tuple[BaseException, str] | None = None
+        self._failures: dict[int, tuple[BaseException, str]] = {}
         self._cancelled_in = ""
 
     @property
@@ -111,7 +111,7 @@ class Workflow:
             if cancelled:
                 self._cancelled_in = name
             else:
-                self._failure = (exc, name)
+                self._failures[id(exc)] = (exc, name)
             error = CONTEXT_CANCELED if cancelled else describe(exc)
             self._engine.publish_run("workflow.step_failed", self._run, step=name, error=error)
             raise
@@ -210,7 +210,5 @@ class Workflow:
         if exc is None:
             text, step = CONTEXT_CANCELED, self._cancelled_in
         else:
-            text = describe(exc)
-            known = self._failure is not None and self._failure[0] is exc
-            step = self._failure[1] if known and self._failure is not None else ""
+            text, step = describe(exc), self._failures.get(id(exc), (exc, ""))[1]
         return f'workflow {self.name} step "{step}": {text}' if step else text
