@@ -469,7 +469,7 @@ def _unreadable(method: str, cause: Exception) -> ProtocolError:
     return ProtocolError(f"the answer to {method} cannot be read: {cause}")
 
 
-def _make_client(
+def make_client(
     url: str | Sequence[str],
     *,
     token: str | None = None,
@@ -491,6 +491,7 @@ def _make_client(
     max_concurrent_runs: int = 16,
     logger: logging.Logger | None = None,
 ) -> Client:
+    """Make a client, which does nothing yet. The options are those of `open_client`."""
     addresses = read_addresses(url, "ws", "wss")
     if token is not None:
         check_text(token, "a token")
@@ -587,12 +588,14 @@ _OPTIONS: Final = """
 """
 
 
-def _opening(make: Callable[P, Client]) -> Callable[P, AbstractAsyncContextManager[Client]]:
-    @asynccontextmanager
-    async def running(client: Client) -> AsyncIterator[Client]:
-        async with in_background(client.run_in_block, client):
-            yield client
+@asynccontextmanager
+async def running(client: Client) -> AsyncIterator[Client]:
+    """Run *client* for the length of a block."""
+    async with in_background(client.run_in_block, client):
+        yield client
 
+
+def _opening(make: Callable[P, Client]) -> Callable[P, AbstractAsyncContextManager[Client]]:
     def open_client(*args: P.args, **kwargs: P.kwargs) -> AbstractAsyncContextManager[Client]:
         return running(make(*args, **kwargs))
 
@@ -645,5 +648,5 @@ def _like(
     return function
 
 
-open_client = _opening(_make_client)
-connect_client = _connecting(_make_client)
+open_client = _opening(make_client)
+connect_client = _connecting(make_client)

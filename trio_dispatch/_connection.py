@@ -150,6 +150,14 @@ class Connection:
             del self.written[request.id]
             self.session.forget(request.id)
 
+    def forget_all(self) -> list[Request]:
+        """Nobody waits any more for anything that was written here; returns what that was."""
+        requests = list(self.written.values())
+        for id in self.written:
+            self.session.forget(id)
+        self.written.clear()
+        return requests
+
     def close(self) -> None:
         """Begin to close politely; `run` returns within `CLOSING_TIME` seconds."""
         if self._transport is None or not self.was_ready:

@@ -14,6 +14,7 @@ from trio_dispatch._asking import Asking
 from trio_dispatch._codecs import decode_leniently
 from trio_dispatch._errors import (
     ConnectionLost,
+    DispatchError,
     EnqueueManyFailed,
     JobCancelled,
     JobFailed,
@@ -142,16 +143,16 @@ class _Batch:
                 self._link.withdraw(request)
 
     def _next(self) -> None:
-        index, frame = next(self._frames, (0, None))
-        if frame is None:
-            return
-        request = Request(frame, on_done=self._done)
-        try:
-            self._link.submit(request)
-        except Exception as exc:
-            self.errors[index] = exc
-        else:
-            self._open[request] = index
+        """Take one more entry in hand; if the client has ended, all that are left fail."""
+        for index, frame in self._frames:
+            request = Request(frame, on_done=self._done)
+            try:
+                self._link.submit(request)
+            except DispatchError as exc:
+                self.errors[index] = exc
+            else:
+                self._open[request] = index
+                return
 
     def _done(self, request: Request) -> None:
         if self._cut:

@@ -532,8 +532,7 @@ class Link:
         """Settle everything that waits: with *error*, or because the link is closed."""
         written: list[Request] = []
         if self._connection is not None:
-            written = list(self._connection.written.values())
-            self._connection.written.clear()
+            written = self._connection.forget_all()
         for request in itertools.chain(written, self.outbox.drain()):
             self.outbox.unwatch(request)
             request.finish(error=self.why_ended(error, request))

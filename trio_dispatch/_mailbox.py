@@ -113,7 +113,9 @@ class Mailbox(Generic[T]):
         if not self._ended:
             self._ended = True
             self._error = error
-            self.close_gap(None)
+            if self._entries and isinstance(last := self._entries[-1], _Gap) and last.open:
+                self._entries.pop()  # it never ends; the error says why
+            self._readers.unpark_all()
 
     def close(self) -> None:
         """The reader has left: what is stored is dropped, and reading is a mistake."""

@@ -1,0 +1,91 @@
+"""What the client's tests share: a server with a few jobs and workflows, reached in memory."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import trio
+
+from trio_dispatch import Client
+from trio_dispatch._client import make_client, running
+from trio_dispatch.server import Identity, Server, Workflow
+
+URL = "ws://localhost/dwp"
+
+SCOPES = {
+    "demo-token": {"*"},
+    "read-only": {"job:read", "workflow:read", "subscribe"},
+    "no-subscribe": {"job:read", "job:write", "workflow:read", "workflow:write"},
+    "write-only": {"job:write", "workflow:write"},
+}
+
+
+def make_server(**options: Any) -> Server:
+    """A server with jobs that end in every way, and some workflows."""
+    tokens = {
+        token: Identity(subject=token, app_id="app1", org_id="org1", scopes=scopes)
+        for token, scopes in SCOPES.items()
+    }
+    server = Server(tokens, seed=1, **options)
+
+    @server.job("noop")
+    async def noop(payload: object) -> None:
+        pass
+
+    @server.job("slow")
+    async def slow(payload: object) -> None:
+        await trio.sleep(2)
+
+    @server.job("fail")
+    async def fail(payload: object) -> None:
+        raise ValueError("boom")
+
+    @server.job("fail-once", max_retries=0)
+    async def fail_once(payload: object) -> None:
+        raise ValueError("boom")
+
+    @server.workflow("order-pipeline")
+    async def order_pipeline(workflow: Workflow, input: Any) -> None:
+        async def validate(order: Any) -> None:
+            if not order or not order.get("items"):
+                raise ValueError("order has no items")
+
+        await workflow.step("validate", validate, input)
+        await workflow.step("calculate-total", calculate_total, input)
+
+    @server.workflow("nap")
+    async def nap(workflow: Workflow, input: Any) -> None:
+        await workflow.sleep("nap", 3)
+
+    @server.workflow("approval")
+    async def approval(workflow: Workflow, input: Any) -> None:
+        await workflow.wait_for_event("approved", timeout=60)
+
+    return server
+
+
+async def calculate_total(order: Any) -> float:
+    """A step with a result."""
+    return 19.99 * len(order["items"])
+
+
+def memory_client(server: Server, token: str | None = "demo-token", **options: Any) -> Client:
+    """A client that will reach *server* in memory."""
+    client = make_client(URL, token=token, **options)
+
+    async def connect(address: object) -> trio.abc.Stream:
+        return await server.open_stream()
+
+    client.use_connector(connect)
+    return client
+
+
+@asynccontextmanager
+async def open_memory_client(
+    server: Server, token: str | None = "demo-token", **options: Any
+) -> AsyncIterator[Client]:
+    """A running server, and a client of it."""
+    async with server.run(), running(memory_client(server, token, **options)) as client:
+        yield client
