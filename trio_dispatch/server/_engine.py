@@ -301,7 +301,6 @@ class Engine:
 
     async def _run(self, run: ActiveRun, function: WorkflowFunction, identity: Identity) -> None:
         workflow = Workflow(self, run.row, identity)
-        # Until it has ended it counts as cancelled: that is what it is when the server ends here.
         run.error = CONTEXT_CANCELED
         try:
             with run.scope:
@@ -313,6 +312,7 @@ class Engine:
                 run.error = workflow.error_text(None)
         except BaseException as exc:
             if must_propagate(exc):
+                run.error = workflow.error_text(None)
                 raise
             row = run.row
             self._logger.warning("workflow run %s (%s) failed", row.id, row.name, exc_info=exc)
