@@ -3,9 +3,6 @@
 from trio_dispatch._client import (
     Client,
     ClientStatistics,
-    InsecureTokenWarning,
-    connect_client,
-    open_client,
 )
 from trio_dispatch._errors import (
     AuthError,
@@ -33,7 +30,7 @@ from trio_dispatch._errors import (
 )
 from trio_dispatch._frames import ErrorBody, ErrorCode, Frame, FrameType, Method
 from trio_dispatch._jobs import EnqueueRequest, JobHandle
-from trio_dispatch._link import Link, LinkStatistics, open_link, run_link
+from trio_dispatch._link import Link, LinkStatistics
 from trio_dispatch._link_events import Connected, ConnectionEvent, Disconnected, LinkEvents
 from trio_dispatch._models import (
     BrokerStats,
@@ -45,6 +42,8 @@ from trio_dispatch._models import (
     TimelineStep,
     WorkflowRun,
 )
+from trio_dispatch._open import InsecureTokenWarning, connect_client, open_client
+from trio_dispatch._open_link import open_link, run_link
 from trio_dispatch._runs import RunHandle, RunWatch
 from trio_dispatch._subscriptions import Subscription, SubscriptionStatistics
 

@@ -7,7 +7,7 @@ name runs for ever, a NaN arrives as null (protocol, "Jobs").
 from __future__ import annotations
 
 import math
-from typing import Final
+from typing import Final, cast
 
 import msgspec
 
@@ -41,6 +41,13 @@ def check_int(value: object, what: str) -> int:
     if not -MAX_INT64 - 1 <= value <= MAX_INT64:
         raise ValueError(f"{what} does not fit into 64 bits: {value}")
     return value
+
+
+def check_count(value: object, what: str, *, least: int = 1) -> int:
+    """Return *value* if it is an integer of at least *least*. Raises `TypeError` or `ValueError`."""
+    if check_int(value, what) < least:
+        raise ValueError(f"{what} is at least {least}, not {value}")
+    return cast("int", value)
 
 
 def check_seconds(value: object, what: str, *, zero: bool = False) -> float:

@@ -2,36 +2,26 @@
 
 from __future__ import annotations
 
-import inspect
-import logging
-import ssl
-import warnings
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import Callable, Iterable
 from datetime import datetime
 from types import TracebackType
-from typing import Concatenate, Final, Literal, ParamSpec, TypeVar
+from typing import Final, ParamSpec, TypeVar
 
 import attrs
 import msgspec
 import trio
 
 from trio_dispatch import _jobs, _runs
-from trio_dispatch._arguments import check_int, check_seconds, check_text, encode_payload
-from trio_dispatch._block import in_background
+from trio_dispatch._arguments import check_count, check_text, encode_payload
 from trio_dispatch._channels import check_channel
-from trio_dispatch._codecs import JSON, Codec, UndecodableFrame, decode_data, decode_leniently
-from trio_dispatch._connection import DialSettings, Heartbeat
-from trio_dispatch._errors import DispatchError, NotSupported, ProtocolError
+from trio_dispatch._codecs import UndecodableFrame, decode_data, decode_leniently
+from trio_dispatch._errors import DispatchError, ProtocolError
 from trio_dispatch._frames import SAFE_METHODS, Frame, FrameType, Method, WireFrame
 from trio_dispatch._jobs import EnqueueRequest, JobHandle
 from trio_dispatch._link import (
     Link,
     LinkSettings,
     LinkStatistics,
-    TokenProvider,
-    read_addresses,
-    read_headers,
 )
 from trio_dispatch._link_events import LinkEvents
 from trio_dispatch._mailbox import Overflow
@@ -48,17 +38,12 @@ from trio_dispatch._models import (
 )
 from trio_dispatch._requests import Request
 from trio_dispatch._runs import RunHandle, RunWatch
-from trio_dispatch._session import DispatchSession, Ready
+from trio_dispatch._session import Ready
 from trio_dispatch._subscriptions import Subscription, Subscriptions
 from trio_dispatch._websocket import Connector
 
 T = TypeVar("T")
 P = ParamSpec("P")
-
-Format = Literal["json", "msgpack"]
-TransportName = Literal["auto", "trio-websocket", "websockets"]
-
-_CODECS: Final[dict[str, Codec]] = {"json": JSON}
 
 _published: Final = msgspec.json.Decoder(Published)
 
@@ -79,10 +64,6 @@ class ClientStatistics:
     runs_waiting: int
     """Starts that wait for one, as ``max_concurrent_runs`` are in use."""
     runs_limit: int
-
-
-class InsecureTokenWarning(UserWarning):
-    """A token is sent over a connection that is not encrypted, to another machine."""
 
 
 class Client:
@@ -333,8 +314,7 @@ class Client:
         if not channels:
             raise TypeError("subscribe() needs at least one channel")
         names = dict.fromkeys(check_channel(channel) for channel in channels)
-        if check_int(buffer, "buffer") < 1:
-            raise ValueError(f"buffer is at least 1, not {buffer}")
+        check_count(buffer, "buffer")
         if overflow not in ("raise", "drop_oldest"):
             raise ValueError(f"overflow is 'raise' or 'drop_oldest', not {overflow!r}")
         return self._subscriptions.open(names, buffer, overflow)
@@ -467,186 +447,3 @@ class Client:
 
 def _unreadable(method: str, cause: Exception) -> ProtocolError:
     return ProtocolError(f"the answer to {method} cannot be read: {cause}")
-
-
-def make_client(
-    url: str | Sequence[str],
-    *,
-    token: str | None = None,
-    token_provider: TokenProvider | None = None,
-    format: Format = "json",
-    transport: TransportName = "auto",
-    ssl_context: ssl.SSLContext | None = None,
-    headers: Mapping[str, str] | Sequence[tuple[str, str]] = (),
-    connect_timeout: float = 10,
-    request_timeout: float | None = 30,
-    heartbeat_interval: float | None = 15,
-    heartbeat_timeout: float = 10,
-    reconnect: bool = True,
-    min_reconnect_delay: float = 1,
-    max_reconnect_delay: float = 60,
-    max_reconnect_attempts: int | None = None,
-    fail_first_connect: bool = True,
-    max_message_size: int = 16 * 1024 * 1024,
-    max_concurrent_runs: int = 16,
-    logger: logging.Logger | None = None,
-) -> Client:
-    """Make a client, which does nothing yet. The options are those of `open_client`."""
-    addresses = read_addresses(url, "ws", "wss")
-    if token is not None:
-        check_text(token, "a token")
-    if token_provider is not None and not callable(token_provider):
-        raise TypeError("token_provider is a function that returns a token")
-    if format != "json":
-        _check_choice(format, "format", ("json", "msgpack"))
-        raise NotSupported("format='msgpack' is not available yet; use format='json'")
-    _check_choice(transport, "transport", ("auto", "trio-websocket", "websockets"))
-    if transport == "websockets":
-        raise NotSupported("transport='websockets' is not available yet; use 'trio-websocket'")
-    if max_reconnect_delay < min_reconnect_delay:
-        raise ValueError("max_reconnect_delay is less than min_reconnect_delay")
-    if max_reconnect_attempts is not None and check_int(max_reconnect_attempts, "attempts") < 0:
-        raise ValueError(f"max_reconnect_attempts is negative: {max_reconnect_attempts}")
-    for value, what in (
-        (max_message_size, "max_message_size"),
-        (max_concurrent_runs, "max_concurrent_runs"),
-    ):
-        if check_int(value, what) < 1:
-            raise ValueError(f"{what} is at least 1, not {value}")
-    heartbeat = None
-    if heartbeat_interval is not None:
-        heartbeat = Heartbeat(
-            interval=check_seconds(heartbeat_interval, "heartbeat_interval"),
-            timeout=check_seconds(heartbeat_timeout, "heartbeat_timeout"),
-        )
-    if request_timeout is not None:
-        request_timeout = check_seconds(request_timeout, "request_timeout")
-    if token is not None or token_provider is not None:
-        for address in addresses:
-            if not (address.secure or address.loopback):
-                warnings.warn(
-                    f"a token goes unencrypted to {address.shown}; use wss://",
-                    InsecureTokenWarning,
-                    stacklevel=3,
-                )
-    settings = LinkSettings(
-        addresses=addresses,
-        token=token,
-        token_provider=token_provider,
-        dial=DialSettings(
-            headers=read_headers(headers),
-            ssl_context=ssl_context,
-            connect_timeout=check_seconds(connect_timeout, "connect_timeout"),
-            max_message_size=max_message_size,
-        ),
-        heartbeat=heartbeat,
-        request_timeout=request_timeout,
-        reconnect=reconnect,
-        min_reconnect_delay=check_seconds(min_reconnect_delay, "min_reconnect_delay"),
-        max_reconnect_delay=check_seconds(max_reconnect_delay, "max_reconnect_delay"),
-        max_reconnect_attempts=max_reconnect_attempts,
-        fail_first_connect=fail_first_connect,
-        logger=logger or logging.getLogger("trio_dispatch"),
-        new_session=lambda: DispatchSession(_CODECS[format]),
-    )
-    return Client(settings, max_concurrent_runs)
-
-
-def _check_choice(value: object, what: str, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise ValueError(f"{what} is one of {', '.join(map(repr, choices))}, not {value!r}")
-
-
-_OPTIONS: Final = """
-    Args:
-        url: where the server is, ``ws://host:port/dwp`` or ``wss://…``. Of a list, each dial takes
-            the next.
-        token: the token to authenticate with.
-        token_provider: asked for a token before every dial, sync or async. When it raises, *token*
-            is used instead.
-        format: ``"json"`` or ``"msgpack"``.
-        transport: ``"trio-websocket"``, ``"websockets"``, or ``"auto"``: the fastest installed.
-        ssl_context: for ``wss://``; by default certificates are verified by the system's store.
-        headers: extra HTTP headers for the upgrade. The token goes as ``Authorization: Bearer``.
-        connect_timeout: seconds for token, TCP, TLS, upgrade and authentication together.
-        request_timeout: seconds from a call to its answer; None for no limit.
-        heartbeat_interval: after so many seconds of silence the server is pinged; None for never.
-        heartbeat_timeout: after so many more seconds of silence the connection is given up.
-        reconnect: dial again when the connection is lost.
-        min_reconnect_delay: seconds before the first dial after a loss.
-        max_reconnect_delay: seconds between dials at most; the delay doubles, with jitter.
-        max_reconnect_attempts: dials in a row that may fail; None for no limit.
-        fail_first_connect: raise the error of the first dial, instead of dialling again.
-        max_message_size: bytes per message at most, in both directions.
-        max_concurrent_runs: workflow runs that this client starts at once; each has a connection.
-        logger: where to log; ``trio_dispatch`` by default.
-
-    Raises:
-        TypeError, ValueError: an argument cannot work.
-        ConnectFailed: the first dial failed.
-        AuthError: the server refused the token, at the first dial or later.
-"""
-
-
-@asynccontextmanager
-async def running(client: Client) -> AsyncIterator[Client]:
-    """Run *client* for the length of a block."""
-    async with in_background(client.run_in_block, client):
-        yield client
-
-
-def _opening(make: Callable[P, Client]) -> Callable[P, AbstractAsyncContextManager[Client]]:
-    def open_client(*args: P.args, **kwargs: P.kwargs) -> AbstractAsyncContextManager[Client]:
-        return running(make(*args, **kwargs))
-
-    open_client.__doc__ = f"""Open a `Client` for the length of a block.
-
-    ``async with open_client("ws://localhost:8080/dwp", token="…") as client:`` begins when the
-    client is connected and authenticated. Leaving the block, however, ends every task and closes
-    every connection of the client, within 2 s; cancelled, at once. What the body raises comes out
-    unchanged. If the client ends by itself (a refused token, attempts used up), waiting calls raise
-    the error, the body is cancelled, and the block raises it.
-{_OPTIONS}"""
-    return _like(open_client, make, AbstractAsyncContextManager[Client], [])
-
-
-def _connecting(
-    make: Callable[P, Client],
-) -> Callable[Concatenate[trio.Nursery, P], Coroutine[object, object, Client]]:
-    async def connect_client(nursery: trio.Nursery, /, *args: P.args, **kwargs: P.kwargs) -> Client:
-        client = make(*args, **kwargs)
-        await nursery.start(client.run_alone)
-        return client
-
-    connect_client.__doc__ = f"""Connect a `Client` that outlives a block.
-
-    It is one task in *nursery*, until ``aclose()``, the end of an ``async with client:``, or
-    cancellation. If the client ends by itself, an ``async with client:`` raises the error; where
-    there was none, the task does.
-{_OPTIONS}"""
-    first = inspect.Parameter("nursery", inspect.Parameter.POSITIONAL_ONLY, annotation=trio.Nursery)
-    return _like(connect_client, make, Client, [first])
-
-
-F = TypeVar("F", bound=Callable[..., object])
-
-
-def _like(
-    function: F,
-    make: Callable[..., Client],
-    result: object,
-    first: list[inspect.Parameter],
-) -> F:
-    """Give *function* the signature of *make*, so that the options stand in one place."""
-    signature = inspect.signature(make)
-    parameters = [*first, *signature.parameters.values()]
-    function.__signature__ = signature.replace(  # type: ignore[attr-defined]
-        parameters=parameters, return_annotation=result
-    )
-    function.__module__ = "trio_dispatch"
-    function.__qualname__ = function.__name__
-    return function
-
-
-open_client = _opening(make_client)
-connect_client = _connecting(make_client)

@@ -9,11 +9,9 @@ heartbeat only looks at the clock. None of them raises for a lost connection: th
 from __future__ import annotations
 
 import logging
-import ssl
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Final, Protocol
 
-import attrs
 import trio
 
 from trio_dispatch._errors import (
@@ -38,8 +36,8 @@ from trio_dispatch._session import (
     State,
     Stray,
 )
+from trio_dispatch._settings import DialSettings, Heartbeat
 from trio_dispatch._websocket import (
-    Connector,
     Transport,
     TransportClosed,
     UpgradeRefused,
@@ -57,25 +55,6 @@ BATCH: Final = 64 * 1024
 
 CLOSING_TIME: Final = 2.0
 """Seconds for the exchange of close frames."""
-
-
-@attrs.frozen(kw_only=True)
-class Heartbeat:
-    """When to ask a silent peer, and how long to wait for any sign of life. Seconds."""
-
-    interval: float
-    timeout: float
-
-
-@attrs.frozen(kw_only=True)
-class DialSettings:
-    """What every dial needs, whichever address it goes to."""
-
-    headers: tuple[tuple[str, str], ...] = attrs.field(default=(), repr=False)
-    ssl_context: ssl.SSLContext | None = None
-    connector: Connector | None = None
-    connect_timeout: float = 10.0
-    max_message_size: int = 16 * 1024 * 1024
 
 
 class Owner(Protocol):

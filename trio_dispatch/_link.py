@@ -1,4 +1,4 @@
-"""A WebSocket that stays connected.
+r"""A WebSocket that stays connected.
 
 `Link` is the layer under the client, and of use on its own for any server whose messages are
 frames with ``id`` and ``correl_id``. It dials, and when the connection is lost it dials again; it
@@ -9,21 +9,18 @@ business (``_session.py``), what happens on one connection the connection's (``_
 The supervisor, in one picture::
 
     dial --- refused token ----------------------------> end, unless a provider may do better
-     |  \\-- failed ---> back off ---> dial (next URL)     end, if it was the first or one too many
+     |  \-- failed ---> back off ---> dial (next URL)     end, if it was the first or one too many
      v
     serve -- lost ----> back off ---> dial               end, if reconnecting is off
      |
-     \\----- closed -----------------------------------> end
+     \----- closed -----------------------------------> end
 """
 
 from __future__ import annotations
 
 import inspect
 import itertools
-import logging
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
 from datetime import datetime
 from types import TracebackType
 from typing import Final, Protocol
@@ -31,9 +28,9 @@ from typing import Final, Protocol
 import attrs
 import trio
 
-from trio_dispatch._block import Blocks, in_background
+from trio_dispatch._block import Blocks
 from trio_dispatch._codecs import JSON, thaw
-from trio_dispatch._connection import Connection, DialSettings, Heartbeat
+from trio_dispatch._connection import Connection
 from trio_dispatch._errors import (
     AuthError,
     ClientClosed,
@@ -44,14 +41,11 @@ from trio_dispatch._errors import (
     fresh,
 )
 from trio_dispatch._frames import Frame, WireFrame
-from trio_dispatch._handler import Handler, HandlerTask
 from trio_dispatch._link_events import Announcer, Connected, Disconnected, LinkEvents
 from trio_dispatch._requests import Lane, Outbox, Request, timed_out
-from trio_dispatch._session import FrameSession, Ready
-from trio_dispatch._url import Address, parse_url
+from trio_dispatch._session import Ready
+from trio_dispatch._settings import LinkSettings
 from trio_dispatch._websocket import Connector
-
-TokenProvider = Callable[[], "str | Awaitable[str]"]
 
 MAX_REFUSALS: Final = 5
 """Refusals in a row after which no token provider is believed to bring a better token."""
@@ -76,25 +70,6 @@ class LinkStatistics:
     """Frames that came and were neither events nor answers to anything that is still waited for."""
     handler_dropped: int
     """Frames that the handler was too slow for."""
-
-
-@attrs.frozen(kw_only=True)
-class LinkSettings:
-    """How a link behaves. Times in seconds."""
-
-    addresses: tuple[Address, ...]
-    token: str | None = attrs.field(default=None, repr=False)
-    token_provider: TokenProvider | None = None
-    dial: DialSettings = attrs.field(factory=DialSettings)
-    heartbeat: Heartbeat | None = None
-    request_timeout: float | None = None
-    reconnect: bool = True
-    min_reconnect_delay: float = 1.0
-    max_reconnect_delay: float = 60.0
-    max_reconnect_attempts: int | None = None
-    fail_first_connect: bool = True
-    logger: logging.Logger = logging.getLogger("trio_dispatch")
-    new_session: Callable[[], FrameSession] = FrameSession
 
 
 class Observer(Protocol):
@@ -392,7 +367,7 @@ class Link:
                         if self._settings.fail_first_connect:
                             await self._settled.wait()
                         task_status.started()
-                except Exception as exc:
+                except Exception as exc:  # noqa: BLE001 - whatever it is, it ends the link
                     self._error = InternalError(
                         "a bug in trio_dispatch ended the connection; please report it"
                     )
@@ -481,7 +456,7 @@ class Link:
                 token = await token
             if not isinstance(token, str):
                 raise TypeError(f"a token is a string, not {type(token).__name__}")
-        except Exception:
+        except Exception:  # noqa: BLE001 - users' code
             self._log.warning("the token provider failed; falling back to token=", exc_info=True)
             return self._settings.token
         return token
@@ -553,114 +528,3 @@ def _as_connect_failed(error: DispatchError) -> DispatchError:
     failed = ConnectFailed(str(error))
     failed.__cause__ = error
     return failed
-
-
-def read_addresses(url: str | Sequence[str], *schemes: str) -> tuple[Address, ...]:
-    """Read one URL or a list of them. Raises `ValueError` or `TypeError` for what is none."""
-    urls = [url] if isinstance(url, str) else list(url)
-    if not urls:
-        raise ValueError("at least one URL is needed")
-    return tuple(parse_url(u, *schemes) for u in urls)
-
-
-def read_headers(
-    headers: Mapping[str, str] | Sequence[tuple[str, str]],
-) -> tuple[tuple[str, str], ...]:
-    """Read extra HTTP headers. Raises `ValueError` for what cannot stand in one."""
-    pairs = tuple(headers.items() if isinstance(headers, Mapping) else headers)
-    for name, value in pairs:
-        if not name or not name.isascii() or any(c in name + value for c in "\r\n\0"):
-            raise ValueError(f"not an HTTP header: {name!r}")
-    return pairs
-
-
-@asynccontextmanager
-async def open_link(
-    url: str | Sequence[str],
-    *,
-    auth_token: str | None = None,
-    token_provider: TokenProvider | None = None,
-    handler: Handler | None = None,
-    fail_first_connect: bool = False,
-    min_reconnect_delay: float = 1,
-    max_reconnect_delay: float = 60,
-    logger: logging.Logger | None = None,
-) -> AsyncIterator[Link]:
-    """Open a `Link` for the length of a block.
-
-    Leaving the block, however, closes the connection and ends every task of the link. If the link
-    ends by itself, the body is cancelled and the block raises the error.
-
-    Args:
-        url: where to connect, ``ws://`` or ``wss://``; of a list each dial takes the next.
-        auth_token: sent as ``Authorization: Bearer`` with the upgrade.
-        token_provider: asked for a token before every dial, sync or async; `auth_token` is the
-            fallback when it raises.
-        handler: called with every frame that answers nothing, one at a time, sync or async, in a
-            task of its own behind a queue of 1,024 frames. What it raises is logged.
-        fail_first_connect: raise the error of the first dial, instead of dialling again. Without
-            it the block begins at once, and `Link.wait_connected` waits.
-        min_reconnect_delay: seconds before the first dial after a loss.
-        max_reconnect_delay: seconds between dials at most; the delay doubles, with jitter.
-        logger: where to log; ``trio_dispatch`` by default.
-
-    Raises:
-        TypeError, ValueError: an argument cannot work.
-        AuthError: the server refused the token.
-        ConnectFailed: the first dial failed, with *fail_first_connect*.
-    """
-    link = _make_link(
-        url, auth_token, token_provider, handler, fail_first_connect,
-        min_reconnect_delay, max_reconnect_delay, logger,
-    )  # fmt: skip
-    async with in_background(link.run, link):
-        yield link
-
-
-async def run_link(
-    url: str | Sequence[str],
-    *,
-    auth_token: str | None = None,
-    token_provider: TokenProvider | None = None,
-    handler: Handler | None = None,
-    fail_first_connect: bool = False,
-    min_reconnect_delay: float = 1,
-    max_reconnect_delay: float = 60,
-    logger: logging.Logger | None = None,
-    task_status: trio.TaskStatus[Link] = trio.TASK_STATUS_IGNORED,
-) -> None:
-    """Run a `Link` until it is closed or cancelled: the blocking form of `open_link`.
-
-    ``link = await nursery.start(run_link, url)`` gives the link. Arguments and errors are those of
-    `open_link`; an error that ends the link is raised here.
-    """
-    link = _make_link(
-        url, auth_token, token_provider, handler, fail_first_connect,
-        min_reconnect_delay, max_reconnect_delay, logger,
-    )  # fmt: skip
-    async with in_background(link.run, link):
-        task_status.started(link)
-        await link.wait_closed()
-
-
-def _make_link(
-    url: str | Sequence[str],
-    auth_token: str | None,
-    token_provider: TokenProvider | None,
-    handler: Handler | None,
-    fail_first_connect: bool,
-    min_reconnect_delay: float,
-    max_reconnect_delay: float,
-    logger: logging.Logger | None,
-) -> Link:
-    log = logger or logging.getLogger("trio_dispatch")
-    settings = LinkSettings(
-        addresses=read_addresses(url, "ws", "wss"),
-        token=auth_token,
-        token_provider=token_provider,
-        fail_first_connect=fail_first_connect,
-        min_reconnect_delay=min_reconnect_delay,
-        max_reconnect_delay=max_reconnect_delay,
-        logger=log,
-    )
-    return Link(settings, HandlerTask(handler, log))

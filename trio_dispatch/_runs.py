@@ -31,10 +31,11 @@ from trio_dispatch._errors import (
     fresh,
 )
 from trio_dispatch._frames import Frame, FrameType, Method, WireFrame
-from trio_dispatch._link import Link, LinkSettings
+from trio_dispatch._link import Link
 from trio_dispatch._models import Event, Started, TimelineStep, WorkflowRun
 from trio_dispatch._requests import Request
 from trio_dispatch._session import Ready
+from trio_dispatch._settings import LinkSettings
 from trio_dispatch._websocket import Connector
 
 if TYPE_CHECKING:

@@ -44,6 +44,7 @@ class Sender(Protocol):
     @property
     def connected(self) -> bool:
         """Whether there is a connection."""
+        ...
 
     def check_open(self) -> None:
         """Raise `ClientClosed` if there will be no connection any more."""
@@ -59,6 +60,7 @@ class Sender(Protocol):
 
     def why_ended(self, error: DispatchError | None, request: Request | None = None) -> Exception:
         """The error for somebody who was waiting when the link ended."""
+        ...
 
 
 @attrs.define(eq=False)
@@ -66,7 +68,7 @@ class _Channel:
     """One channel of the server's."""
 
     name: str
-    users: dict[Subscription, None] = attrs.field(factory=dict)
+    users: dict[Subscription, None] = attrs.Factory(dict)
     request: Request | None = None
     """What was asked last on this connection, if it is unanswered."""
     asked: bool = False
@@ -283,7 +285,8 @@ class Subscription(trio.abc.ReceiveChannel[Event]):
         self._entered = False
 
     def __repr__(self) -> str:
-        return f"<Subscription {', '.join(self.channels) or 'to nothing'}: {len(self._mailbox)} stored>"
+        channels = ", ".join(self.channels) or "to nothing"
+        return f"<Subscription {channels}: {len(self._mailbox)} stored>"
 
     @property
     def dropped(self) -> int:

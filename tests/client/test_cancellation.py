@@ -11,7 +11,7 @@ import trio.testing
 
 from tests.client.support import make_server, memory_client
 from trio_dispatch import Client, EnqueueRequest
-from trio_dispatch._client import running
+from trio_dispatch._open import running
 from trio_dispatch.server import Server
 
 

@@ -17,12 +17,12 @@ from trio_dispatch import (
     AuthError,
     Client,
     ClientClosed,
-    ConnectFailed,
     Connected,
+    ConnectFailed,
     ConnectionLost,
     Disconnected,
 )
-from trio_dispatch._client import running
+from trio_dispatch._open import running
 
 if sys.version_info < (3, 11):
     from exceptiongroup import ExceptionGroup
@@ -34,15 +34,13 @@ async def test_the_block_begins_connected_and_ends_with_nothing_left(
     server = make_server()
     async with server.run():
         async with running(memory_client(server)) as client:
-            assert client.connected
+            assert (client.connected, client.closed) == (True, False)
             assert client.session_id == server.connections[0].session_id
             assert client.transport == "trio-websocket"
             assert "connected" in repr(client)
             async with client.subscribe("jobs"):
                 pass
-        assert not client.connected
-        assert client.session_id is None
-        assert client.closed
+        assert (client.connected, client.session_id, client.closed) == (False, None, True)
         assert server.connections == []
         before = trio.current_time()
         for call in (client.stats(), client.enqueue("noop"), client.start_workflow("nap")):
@@ -113,9 +111,7 @@ async def test_who_is_no_dispatch_server_raises_connect_failed(
 
 
 @pytest.mark.parametrize("where", ["client", "subscription", "both"])
-async def test_what_the_body_raises_comes_out_unchanged(
-    autojump_clock: object, where: str
-) -> None:
+async def test_what_the_body_raises_comes_out_unchanged(autojump_clock: object, where: str) -> None:
     server = make_server()
     error = ValueError("mine")
     async with server.run():

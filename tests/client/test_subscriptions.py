@@ -175,8 +175,8 @@ async def test_a_channel_left_and_entered_again_at_once_stays(autojump_clock: ob
         async with client.subscribe("workflows") as first:
             pass
         async with client.subscribe("workflows") as second:
-            handle = await client.start_workflow("nap")
-            assert (await second.receive()).run_id == handle.run_id
+            run = await client.start_workflow("nap")
+            assert (await second.receive()).run_id == run.run_id
             with pytest.raises(trio.ClosedResourceError):
                 await first.receive()
         await client.stats()

@@ -47,6 +47,7 @@ class Transport(Protocol):
         Raises:
             TransportClosed: the connection is over.
         """
+        ...
 
     async def aclose(self) -> None:
         """Close politely: a close frame, and the peer's. Only deadlines bound this wait.

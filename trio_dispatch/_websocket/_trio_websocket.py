@@ -53,7 +53,7 @@ async def upgrade(
                 )
                 stream.upgraded = started = True
                 task_status.started(connection)
-        except Exception as exc:
+        except Exception as exc:  # noqa: BLE001 - told apart below
             if started:
                 _log.debug("the WebSocket library failed", exc_info=True)
                 return
