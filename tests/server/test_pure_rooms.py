@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from contextlib import suppress
 from datetime import datetime, timezone
 
 import msgspec
@@ -151,7 +152,7 @@ def test_a_subscriber_gets_an_event_once_however_many_channels_match() -> None:
 def test_a_queue_channel_never_delivers() -> None:
     broker = Broker()
     _, got = subscriber(broker, "queue:default")
-    broker.publish(event("queue:default"[:0] + "job:j"))
+    broker.publish(event())
     assert got == []
 
 
@@ -340,10 +341,8 @@ def test_a_ts_is_kept_as_it_came(ts: str) -> None:
 
 @given(st.binary(max_size=200))
 def test_any_bytes_are_a_frame_or_undecodable(payload: bytes) -> None:
-    try:
+    with suppress(UndecodableFrame):
         decode_json(payload)
-    except UndecodableFrame:
-        pass
 
 
 def masked(first: int, length: int, payload: bytes = b"") -> bytes:

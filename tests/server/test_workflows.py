@@ -49,7 +49,7 @@ async def test_a_step_calls_its_function_and_keeps_the_result_as_json(
             return {"sum": a + b}
 
         assert await workflow.step("add", add, input, 2) == {"sum": 3}
-        assert await workflow.step("nothing", trio.sleep, 0) is None
+        await workflow.step("nothing", trio.sleep, 0)
 
     async with running(server) as peer:
         run = await start(peer, "w", 1)

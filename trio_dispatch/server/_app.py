@@ -98,7 +98,7 @@ class Server:
             clock=clock,
             store=self._store,
             broker=broker,
-            rng=random.Random(seed),  # noqa: S311 - ids and delays, not secrets
+            rng=random.Random(seed),  # ids and delays, not secrets
             concurrency=concurrency,
             retry_delay=retry_delay,
             max_retry_delay=max_retry_delay,

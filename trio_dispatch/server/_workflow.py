@@ -151,7 +151,7 @@ class Workflow:
     async def wait_for_event(
         self,
         name: str,
-        timeout: float | None = None,  # noqa: ASYNC109 - None instead of an error ends the wait
+        timeout: float | None = None,  # ends the wait by None, and no error
     ) -> WorkflowEvent | None:
         """Wait for a ``workflow.event`` called *name*; None when none comes within *timeout*.
 
