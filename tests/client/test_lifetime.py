@@ -40,7 +40,7 @@ async def test_the_block_begins_connected_and_ends_with_nothing_left(
             assert "connected" in repr(client)
             async with client.subscribe("jobs"):
                 pass
-        assert (client.connected, client.session_id, client.closed) == (False, None, True)
+        assert [client.connected, client.session_id, client.closed] == [False, None, True]
         assert server.connections == []
         before = trio.current_time()
         for call in (client.stats(), client.enqueue("noop"), client.start_workflow("nap")):
