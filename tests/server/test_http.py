@@ -206,6 +206,18 @@ async def test_the_next_request_may_come_while_a_run_lasts(
             rest += await peer.stream.receive_some()
 
 
+async def test_a_run_whose_client_sends_too_much_behind_it_is_served_all_the_same(
+    server: Server, autojump_clock: MockClock
+) -> None:
+    async with server.run():
+        peer = await connect_http(server)
+        frame = {"method": "workflow.start", "token": "demo-token", "data": {"name": "slow"}}
+        await peer.send("POST", "/dwp/rpc", body=json.dumps(frame).encode())
+        await trio.sleep(1)
+        await peer.stream.send_all(b"x" * 200_000)
+        assert (await peer.receive()).json["data"]["state"] == "completed"
+
+
 # Event streams
 
 

@@ -137,6 +137,26 @@ async def test_a_server_may_be_entered_again_and_has_kept_everything(
     assert server.statistics().jobs == {"running": 1, "completed": 1}
 
 
+async def test_an_attempt_that_the_end_cut_off_is_made_again(autojump_clock: MockClock) -> None:
+    server = Server(TOKENS)
+    began = 0
+
+    @server.job("slow")
+    async def slow(payload: Any) -> None:
+        nonlocal began
+        began += 1
+        await trio.sleep(5)
+
+    async with running(server) as peer:
+        await peer.call("job.enqueue", {"name": "slow"})
+        await trio.sleep(1)
+    assert server.jobs()[0].state == "pending"
+    async with server.run():
+        await trio.sleep(6)
+    assert server.jobs()[0].state == "completed"
+    assert (began, server.jobs()[0].retry_count) == (2, 0)
+
+
 async def test_an_inner_block_does_not_end_what_an_outer_one_runs(
     autojump_clock: MockClock,
 ) -> None:

@@ -17,6 +17,7 @@ from websockets.frames import Frame, Opcode
 
 from tests.server.peer import TOKENS, Dropped, HttpPeer, Message, Peer, connect, running
 from trio_dispatch.server import Identity, Server, Workflow
+from trio_dispatch.server._websocket import WebSocketSession
 
 
 @pytest.fixture
@@ -319,6 +320,28 @@ async def test_a_client_that_half_closes_gets_its_answers(
         await peer.stream.send_eof()
         assert [(await peer.answer())["correl_id"] for _ in range(2)] == ["1", "2"]
         assert await dropped(peer) is None
+
+
+async def test_what_is_read_while_a_run_blocks_is_bounded(autojump_clock: MockClock) -> None:
+    server = Server(TOKENS, max_message_size=1000)
+
+    @server.workflow("slow")
+    async def slow(workflow: Workflow, input: Any) -> None:
+        await workflow.sleep("nap", 3)
+
+    async with running(server) as peer:
+        await peer.send(id="start", method="workflow.start", data={"name": "slow"})
+        padding = "x" * 900
+        count = 4000
+        for number in range(count):
+            await peer.send(id=str(number), type="ping", method=padding)
+        await trio.sleep(1)
+        (session,) = server._hub.connections
+        assert isinstance(session, WebSocketSession)
+        assert 1_000_000 < len(session._input) < 1_200_000
+        assert (await peer.answer())["correl_id"] == "start"
+        answers = [(await peer.answer())["correl_id"] for _ in range(count)]
+        assert answers == [str(number) for number in range(count)]
 
 
 async def test_every_frame_is_answered_in_order(server: Server) -> None:

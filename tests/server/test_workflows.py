@@ -240,6 +240,31 @@ async def test_one_event_releases_one_waiter_the_longest_first(autojump_clock: M
     assert got == [1, None]
 
 
+async def test_an_event_that_comes_as_its_wait_is_cancelled_is_not_lost(
+    autojump_clock: MockClock,
+) -> None:
+    server = Server(TOKENS)
+    got: list[Any] = []
+
+    @server.workflow("w")
+    async def w(workflow: Workflow, input: Any) -> None:
+        async def wait() -> None:
+            got.append(await workflow.wait_for_event("go"))
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(wait)
+            await trio.sleep(1)
+            nursery.cancel_scope.cancel()
+            server._engine.post_event("go", b"1", workflow.identity)
+        event = await workflow.wait_for_event("go", timeout=0)
+        assert event is not None
+        got.append(event.payload)
+
+    async with running(server) as peer:
+        assert (await start(peer, "w"))["state"] == "completed", server.runs()
+    assert got == [1]
+
+
 async def test_a_child_is_a_run_of_its_own_and_gives_its_result(autojump_clock: MockClock) -> None:
     server = Server(TOKENS)
 

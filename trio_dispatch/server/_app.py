@@ -46,7 +46,8 @@ class Server:
 
     It keeps everything in memory, speaks the wire as a Dispatch server was recorded to, quirks
     included, and does its waiting by trio's clock, so that it works under a virtual one. A server
-    may be entered again after it has ended: its jobs and runs are still there.
+    may be entered again after it has ended: its jobs and runs are still there, and attempts that
+    the end cut off are made again.
 
     Args:
         tokens: what each token stands for; or a function, sync or async, from a token to its

@@ -238,6 +238,7 @@ class Engine:
                 await kind.function(payload)
         except BaseException as exc:
             if must_propagate(exc):
+                self.store.return_job(job)
                 raise
             self._logger.warning("job %s (%s) failed", job.id, job.name, exc_info=exc)
             error = describe(exc)

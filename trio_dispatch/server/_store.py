@@ -213,6 +213,11 @@ class Store:
         self._line_up(job)
         return True
 
+    def return_job(self, job: JobRow) -> None:
+        """Put back a job whose attempt the end of the server cut off: the next start repeats it."""
+        job.state = PENDING
+        self._line_up(job)
+
     def cancel_job(self, job: JobRow, now: int) -> None:
         """Rewrite the job's state, whatever it was. A running attempt goes on all the same."""
         job.state = CANCELLED
