@@ -1,0 +1,28 @@
+"""The ``trio-dispatch`` command. Needs the extra ``cli``."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Final
+
+__all__ = ["main"]
+
+_NOT_INSTALLED: Final = 2
+"""The exit code for wrong use; `trio_dispatch.cli._exits` cannot be imported here."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command with *arguments* (by default the program's own); return its exit code."""
+    try:
+        from trio_dispatch.cli._app import run
+    except ModuleNotFoundError as exc:
+        missing = (exc.name or "").partition(".")[0]
+        if missing == "trio_dispatch":
+            raise
+        sys.stderr.write(
+            f"trio-dispatch: the command needs {missing or exc}; "
+            "install it with: pip install 'trio-dispatch[cli]'\n"
+        )
+        return _NOT_INSTALLED
+    return run(sys.argv[1:] if arguments is None else arguments)

@@ -1,0 +1,39 @@
+"""The command's framework: what is parsed, and who runs it. Commands have modules of their own."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from cyclopts import App, CycloptsError
+
+from trio_dispatch import __version__
+from trio_dispatch.cli._demo_command import demo
+from trio_dispatch.cli._exits import Exit, UsageError, complain
+
+app = App(
+    name="trio-dispatch",
+    help="Work with Dispatch servers: background jobs and workflows.",
+    help_format="plaintext",
+    version=__version__,
+)
+app.command(demo)
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Parse *arguments* and run the command they name; return its exit code."""
+    for stream in (sys.stdout, sys.stderr):
+        # A terminal that lacks a character shows a question mark, and nothing fails for it.
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")
+    try:
+        result = app(
+            list(arguments), exit_on_error=False, print_error=False, result_action="return_value"
+        )
+    except CycloptsError as exc:
+        complain(f"{' '.join(str(exc).split())} See: trio-dispatch --help")
+        return Exit.USAGE
+    except UsageError as exc:
+        complain(str(exc))
+        return Exit.USAGE
+    return result if isinstance(result, int) else Exit.OK

@@ -1,0 +1,122 @@
+"""``trio-dispatch demo``: a server, a client, a plan, a view and a report, put together."""
+
+from __future__ import annotations
+
+import math
+import secrets
+from contextlib import AsyncExitStack
+from typing import Annotated
+
+import attrs
+import trio
+from cyclopts import Parameter
+from rich.console import Console
+
+from trio_dispatch._url import parse_url
+from trio_dispatch.cli._connect import TokenOption, UrlOption, connect
+from trio_dispatch.cli._demo import Demo
+from trio_dispatch.cli._demo_board import Board
+from trio_dispatch.cli._demo_plan import Plan, make_plan
+from trio_dispatch.cli._demo_report import Report
+from trio_dispatch.cli._demo_summary import plain as plain_summary
+from trio_dispatch.cli._demo_summary import table
+from trio_dispatch.cli._demo_view import LiveView, PlainView
+from trio_dispatch.cli._exits import Exit, UsageError, run_async
+
+LINGER: float = 0.8
+"""Seconds that the finished screen stays."""
+
+
+@attrs.frozen(kw_only=True)
+class _Options:
+    url: str | None
+    token: str | None
+    plan: Plan
+    console: Console
+    live: bool
+
+
+def demo(
+    *,
+    url: UrlOption = None,
+    token: TokenOption = None,
+    prefix: Annotated[str, Parameter(help="What job and workflow names begin with.")] = "demo-",
+    deadline: Annotated[float, Parameter(help="Seconds until all must have ended.")] = 30.0,
+    speed: Annotated[float, Parameter(help="2 is twice as fast.")] = 1.0,
+    plain: Annotated[bool, Parameter(help="Lines instead of a live screen.", negative=())] = False,
+) -> int:
+    """Watch jobs and a workflow run, live, and see the server's own figures.
+
+    Starts a server in this process, connects to it over a WebSocket, enqueues jobs of five kinds
+    (some fail and are tried again, one kind ends in the dead letter queue on purpose), and runs a
+    workflow that waits for an approval.
+
+    With --url it does the same on any Dispatch server. What that server lacks is skipped, and
+    named with the reason. To skip nothing, it needs these names (and --prefix '' takes them as
+    they are, without demo-):
+
+    jobs demo-send-email (queue email), demo-process-image (queue images), demo-build-report: take
+    the payload's "seconds".
+
+    job demo-sync-stock: fails the payload's "failures" times, then completes.
+
+    job demo-charge-card: fails always, until its retries are used up.
+
+    workflow demo-order-pipeline: waits for the event that its input names under "approval".
+
+    Exit codes: 0 all ended as it should (failures on purpose, and skips on a server that is not
+    our own, count as right); 1 something did not, or everything was skipped; 2 wrong use;
+    3 no connection; 4 the token was refused; 130 Ctrl-C.
+    """
+    for option, value in (("--speed", speed), ("--deadline", deadline)):
+        if not (math.isfinite(value) and value > 0):
+            raise UsageError(f"{option} is a number above 0, not {value}")
+    console = Console(highlight=False)
+    options = _Options(
+        url=url or None,
+        token=token,
+        plan=make_plan(prefix=prefix, speed=speed, deadline=deadline, own_server=not url),
+        console=console,
+        live=console.is_terminal and not console.is_dumb_terminal and not plain,
+    )
+    return run_async(lambda: _demo(options))
+
+
+async def _demo(options: _Options) -> Exit:
+    async with AsyncExitStack() as stack:
+        url, token = options.url, options.token
+        where = ""
+        if url is None:
+            from trio_dispatch.cli._demo_server import make_server
+
+            token = secrets.token_urlsafe()
+            url = await stack.enter_async_context(make_server(options.plan, token).serve())
+            where = "embedded server, "
+        connection = connect(url, token)
+        where += parse_url(url, "ws", "wss").shown
+        client = await stack.enter_async_context(connection)
+        if not options.live:
+            lines = PlainView()
+            lines.text(f"trio-dispatch demo, {where}")
+            report = await Demo(client, Board(options.plan, lines.line)).run()
+        else:
+            board = Board(options.plan)
+            view = LiveView(options.console, board, where)
+            async with trio.open_nursery() as nursery:
+                await nursery.start(view.run)
+                report = await Demo(client, board).run()
+                board.freeze()
+                await trio.sleep(LINGER / options.plan.speed)
+                nursery.cancel_scope.cancel()
+    _show(report, options, where)
+    return report.verdict[0]
+
+
+def _show(report: Report, options: _Options, where: str) -> None:
+    if options.live:
+        options.console.print(f"[bold]trio-dispatch demo[/]  [dim]{where}[/]", markup=True)
+        options.console.print(table(report))
+    else:
+        lines = PlainView()
+        for line in plain_summary(report):
+            lines.text(line)
