@@ -113,6 +113,7 @@ class Link:
         self._finished = trio.Event()
         self._settled = trio.Event()
         self._up = trio.Event()
+        self._lost_at: float | None = None
         self._announcer = Announcer()
         self._sweeper = trio.lowlevel.ParkingLot()
         self._blocks = Blocks()
@@ -326,7 +327,12 @@ class Link:
         shown = self._address.shown
         self._observer.on_ready(ready)
         session = f" (session {ready.session_id})" if ready.session_id else ""
-        self._log.info("connected to %s%s", shown, session)
+        if self._lost_at is None:
+            self._log.info("connected to %s%s", shown, session)
+        else:
+            away = trio.current_time() - self._lost_at
+            self._log.info("connected to %s%s, back after %.3g s", shown, session, away)
+        self._lost_at = None
         self._announcer.tell(Connected(shown, ready.session_id))
         self._up.set()
         self._settled.set()
@@ -464,6 +470,7 @@ class Link:
     def _after_loss(self, connection: Connection) -> None:
         """Decide the fate of everything that had been written to *connection*."""
         self._up = trio.Event()
+        self._lost_at = trio.current_time()
         self.outbox.clear(Lane.RESTORE)
         self._observer.on_lost(connection.session.last_ts)
         reason = str(connection.ending)

@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 
 import trio
 
+from trio_dispatch._arguments import check_seconds
 from trio_dispatch._block import in_background
 from trio_dispatch._handler import Handler, HandlerTask
 from trio_dispatch._link import Link
@@ -49,7 +50,7 @@ async def open_link(
         AuthError: the server refused the token.
         ConnectFailed: the first dial failed, with *fail_first_connect*.
     """
-    link = _make_link(
+    link = make_link(
         url, auth_token, token_provider, handler, fail_first_connect,
         min_reconnect_delay, max_reconnect_delay, logger,
     )  # fmt: skip
@@ -74,7 +75,7 @@ async def run_link(
     ``link = await nursery.start(run_link, url)`` gives the link. Arguments and errors are those of
     `open_link`; an error that ends the link is raised here.
     """
-    link = _make_link(
+    link = make_link(
         url, auth_token, token_provider, handler, fail_first_connect,
         min_reconnect_delay, max_reconnect_delay, logger,
     )  # fmt: skip
@@ -83,24 +84,26 @@ async def run_link(
         await link.wait_closed()
 
 
-def _make_link(
+def make_link(
     url: str | Sequence[str],
-    auth_token: str | None,
-    token_provider: TokenProvider | None,
-    handler: Handler | None,
-    fail_first_connect: bool,
-    min_reconnect_delay: float,
-    max_reconnect_delay: float,
-    logger: logging.Logger | None,
+    auth_token: str | None = None,
+    token_provider: TokenProvider | None = None,
+    handler: Handler | None = None,
+    fail_first_connect: bool = False,
+    min_reconnect_delay: float = 1,
+    max_reconnect_delay: float = 60,
+    logger: logging.Logger | None = None,
 ) -> Link:
-    log = logger or LOGGER
+    """Make a link, which does nothing yet."""
     settings = LinkSettings(
         addresses=read_addresses(url, "ws", "wss"),
         token=auth_token,
         token_provider=token_provider,
         fail_first_connect=fail_first_connect,
-        min_reconnect_delay=min_reconnect_delay,
-        max_reconnect_delay=max_reconnect_delay,
-        logger=log,
+        min_reconnect_delay=check_seconds(min_reconnect_delay, "min_reconnect_delay"),
+        max_reconnect_delay=check_seconds(max_reconnect_delay, "max_reconnect_delay"),
+        logger=logger or LOGGER,
     )
-    return Link(settings, HandlerTask(handler, log))
+    if max_reconnect_delay < min_reconnect_delay:
+        raise ValueError("max_reconnect_delay is less than min_reconnect_delay")
+    return Link(settings, HandlerTask(handler, settings.logger))

@@ -1,0 +1,99 @@
+"""A server of frames without `auth`, whose every move a test makes."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import attrs
+import trio
+import trio.testing
+import trio_websocket
+
+from trio_dispatch import Frame, Link
+from trio_dispatch._block import in_background
+from trio_dispatch._codecs import JSON, thaw
+from trio_dispatch._open_link import make_link
+
+
+@attrs.define(eq=False)
+class Peer:
+    """The server's end of one connection."""
+
+    ws: trio_websocket.WebSocketConnection
+    stream: trio.abc.Stream
+    headers: dict[str, str]
+
+    async def receive(self) -> Frame:
+        return thaw(JSON.decode(await self.ws.get_message()))
+
+    async def send(self, **fields: Any) -> None:
+        await self.ws.send_message(JSON.encode(Frame(**fields)).decode())
+
+    async def echo(self) -> None:
+        """Answer every request with its own data, until the connection is gone."""
+        try:
+            while True:
+                frame = await self.receive()
+                await self.send(type="response", correl_id=frame.id, data=frame.data)
+        except trio_websocket.ConnectionClosed:
+            pass
+
+    async def vanish(self) -> None:
+        """Drop the connection without a word."""
+        await trio.aclose_forcefully(self.stream)
+
+
+class FrameServer:
+    """Takes connections in memory, and hands each to the test."""
+
+    def __init__(self, nursery: trio.Nursery) -> None:
+        self._nursery = nursery
+        self._send, self._receive = trio.open_memory_channel[Peer](1000)
+        self.dials: list[float] = []
+        """When somebody dialled."""
+        self.refusing = 0
+        """How many dials to refuse."""
+        self.statuses: list[int] = []
+        """HTTP statuses to answer upgrades with, instead of 101."""
+
+    async def connect(self, address: object) -> trio.abc.Stream:
+        self.dials.append(trio.current_time())
+        if self.refusing:
+            self.refusing -= 1
+            raise OSError("connection refused")
+        near, far = trio.testing.memory_stream_pair()
+        self._nursery.start_soon(self._accept, far)
+        return near
+
+    async def _accept(self, stream: trio.abc.Stream) -> None:
+        async with trio.open_nursery() as nursery:
+            request = await trio_websocket.wrap_server_stream(nursery, stream)  # type: ignore[arg-type]
+            if self.statuses:
+                await request.reject(self.statuses.pop(0))
+                nursery.cancel_scope.cancel()
+                return
+            headers = {name.decode(): value.decode() for name, value in request.headers}
+            ws = await request.accept()
+            await self._send.send(Peer(ws, stream, headers))
+
+    async def accept(self) -> Peer:
+        """The next connection."""
+        return await self._receive.receive()
+
+
+@asynccontextmanager
+async def open_frame_server() -> AsyncGenerator[FrameServer, None]:
+    async with trio.open_nursery() as nursery:
+        yield FrameServer(nursery)
+        nursery.cancel_scope.cancel()
+
+
+@asynccontextmanager
+async def linked(server: FrameServer, **options: Any) -> AsyncGenerator[Link, None]:
+    """A link to *server*."""
+    link = make_link("ws://localhost/connect", **options)
+    link.use_connector(server.connect)
+    async with in_background(link.run, link):
+        yield link
