@@ -20,9 +20,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable
-from datetime import datetime
+from datetime import datetime, timedelta
 from types import TracebackType
-from typing import Protocol
+from typing import Final, Protocol
 
 import attrs
 import msgspec
@@ -36,6 +36,9 @@ from trio_dispatch._models import Event
 from trio_dispatch._requests import Lane, Request
 
 _log = logging.getLogger("trio_dispatch.subscriptions")
+
+LAG: Final = timedelta(seconds=1)
+"""How long an event may wait in the server while answers overtake it. It keeps 256 at most."""
 
 
 class Sender(Protocol):
@@ -96,6 +99,8 @@ class Subscriptions:
         self._matching: dict[str, dict[Subscription, None]] = {}
         self._queues = 0
         self._copies = CopyFilter()
+        self._last_event: datetime | None = None
+        """When the last event happened that came over this connection."""
         self.undecodable = 0
         """Event frames that could not be read."""
 
@@ -221,7 +226,20 @@ class Subscriptions:
                 user.unconfirmed.add(channel.name)
                 gapped[user] = None
         for user in gapped:
-            user.open_gap(since)
+            user.open_gap(self._missing_since(user, since))
+        self._last_event = None
+
+    def _missing_since(self, user: Subscription, last_frame: datetime | None) -> datetime | None:
+        """The time before which *user* has missed nothing, by the server's clock.
+
+        Not simply the last frame's: an answer overtakes events that are published already
+        (protocol, "Events"), so the last event is a better witness. Where that is long ago, no
+        event can have waited longer than `LAG` in a server that had others to send meanwhile.
+        """
+        if last_frame is None:
+            return user.in_force_since
+        known = [last_frame - LAG, self._last_event, user.in_force_since]
+        return max(time for time in known if time is not None)
 
     def on_end(self, error: DispatchError | None) -> None:
         """There will be no connection any more."""
@@ -236,6 +254,7 @@ class Subscriptions:
             occurrence = read_occurrence(frame)
             if self._copies.is_copy(occurrence):
                 return
+            self._last_event = occurrence.ts or self._last_event
             matched: dict[Subscription, set[str]] = {}
             for name in occurrence.channels(with_queue=self._queues > 0):
                 for user in self._matching.get(name, ()):
@@ -283,6 +302,8 @@ class Subscription(trio.abc.ReceiveChannel[Event]):
         self._mailbox: Mailbox[Event] = Mailbox(buffer, overflow)
         self._waiter: Request | None = None
         self._entered = False
+        self.in_force_since: datetime | None = None
+        """When the server confirmed the last of its channels, by the server's clock."""
 
     def __repr__(self) -> str:
         channels = ", ".join(self.channels) or "to nothing"
@@ -405,6 +426,7 @@ class Subscription(trio.abc.ReceiveChannel[Event]):
         """The server's channel *name* is in force, by an answer of time *ts*."""
         self.unconfirmed.discard(name)
         if not self.unconfirmed:
+            self.in_force_since = ts
             if self._waiter is not None:
                 self._waiter_done(None)
             else:
