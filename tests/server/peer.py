@@ -211,6 +211,15 @@ async def connect(server: Server, token: str | None = "demo-token", **kwargs: An
     return peer
 
 
+async def dropped(peer: Peer) -> int | None:
+    """Wait for the end of the connection; give its close code, None for none."""
+    try:
+        while True:
+            await peer.receive()
+    except Dropped as exc:
+        return exc.code
+
+
 @attrs.frozen
 class Response:
     """An HTTP response."""
