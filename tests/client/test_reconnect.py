@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import os
 import statistics
 import tracemalloc
 from collections.abc import AsyncGenerator
@@ -457,30 +459,44 @@ async def test_after_an_hour_away_everybody_is_back_soon_and_spread_out(
         nursery.cancel_scope.cancel()
 
 
+SOAK = int(os.environ.get("TRIO_DISPATCH_SOAK", "300"))
+"""How many reconnects `test_nothing_grows` measures; ten requests each in a long soak."""
+
+
 async def test_nothing_grows(autojump_clock: object) -> None:
     """Thousands of reconnects and requests leave memory and tasks where they were."""
     server = make_server()
-    async with on_a_network(server, min_reconnect_delay=0.01, max_reconnect_delay=0.02) as (
-        client,
-        network,
+    requests = 10 if SOAK >= 1_000 else 2
+    async with (
+        on_a_network(server, min_reconnect_delay=0.01, max_reconnect_delay=0.02) as (
+            client,
+            network,
+        ),
+        client.subscribe("jobs", buffer=10, overflow="drop_oldest"),
     ):
-        async with client.subscribe("jobs", buffer=10, overflow="drop_oldest"):
 
-            async def work(rounds: int) -> None:
-                for _ in range(rounds):
-                    for _ in range(10):
-                        await client.stats()
-                    await network.cut()
-                    await client.wait_connected()
+        async def work(rounds: int) -> None:
+            for _ in range(rounds):
+                for _ in range(requests):
+                    await client.stats()
+                await network.cut()
+                await client.wait_connected()
 
-            await work(200)
+        def memory() -> int:
+            # trio keeps up to a thousand deadlines that are over, and what they refer to.
+            trio._core._run.GLOBAL_RUN_CONTEXT.runner.deadlines._prune()  # type: ignore[attr-defined]
+            gc.collect()
+            return tracemalloc.get_traced_memory()[0]
+
+        tracemalloc.start()
+        try:
+            await work(100)
             tasks = trio.lowlevel.current_statistics().tasks_living
-            tracemalloc.start()
-            try:
-                before = tracemalloc.get_traced_memory()[0]
-                await work(300)
-                grown = tracemalloc.get_traced_memory()[0] - before
-            finally:
-                tracemalloc.stop()
-            assert trio.lowlevel.current_statistics().tasks_living == tasks
-            assert grown < 300_000
+            before = memory()
+            await work(SOAK)
+            grown = memory() - before
+        finally:
+            tracemalloc.stop()
+        print(f"{SOAK} reconnects, {SOAK * requests} requests: {grown:+,} bytes")
+        assert trio.lowlevel.current_statistics().tasks_living == tasks
+        assert grown < 50_000
