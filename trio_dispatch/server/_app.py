@@ -7,7 +7,7 @@ import logging
 import random
 from collections.abc import AsyncGenerator, Callable, Collection, Iterable
 from contextlib import asynccontextmanager
-from typing import Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import trio
 import trio.testing
@@ -34,6 +34,9 @@ from trio_dispatch.server._views import (
     job_view,
     run_view,
 )
+
+if TYPE_CHECKING:
+    from trio_dispatch._client import Client
 
 J = TypeVar("J", bound=JobFunction)
 W = TypeVar("W", bound=WorkflowFunction)
@@ -254,6 +257,38 @@ class Server:
         ours, theirs = trio.testing.memory_stream_pair()
         nursery.start_soon(self._connect, ours)
         return theirs
+
+    @asynccontextmanager
+    async def open_client(
+        self, *, token: str | None = None, **options: Any
+    ) -> AsyncGenerator[Client, None]:
+        """Open a client of this server in memory: real frames, no socket, any clock.
+
+        Runs the server, where it is not running yet, for the length of the block.
+
+        Args:
+            token: what the client authenticates with. By default the first of the server's tokens,
+                where these are a mapping.
+            options: those of `trio_dispatch.open_client`.
+
+        Raises:
+            TypeError: no token is given, and none is known.
+            AuthError: the server refused the token.
+        """
+        from trio_dispatch._open import make_client, running
+
+        if token is None and "token_provider" not in options:
+            if callable(self._hub.tokens):
+                raise TypeError("name a token: this server's tokens are a function")
+            token = next(iter(self._hub.tokens), None)
+        client = make_client(f"ws://localhost{self._hub.path}", token=token, **options)
+
+        async def connect(address: object) -> trio.abc.Stream:  # noqa: ARG001 - there is one server
+            return await self.open_stream()
+
+        client.use_connector(connect)
+        async with self.run(), running(client):
+            yield client
 
     def _running(self) -> trio.Nursery:
         if self._nursery is None:
