@@ -9,6 +9,7 @@ import os
 import re
 import sys
 import types
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -28,28 +29,24 @@ PAGES_WITH_FRAGMENTS = [
 async def test_the_fragments_of_a_page_run_and_print_what_it_says(
     page: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real_open, real_connect = trio_dispatch.open_client, trio_dispatch.connect_client
     server = recorded_server()
-    async with server.serve() as url, real_open(url, token="demo-token") as client:
+    async with server.serve() as url, trio_dispatch.open_client(url, token="demo-token") as client:
         # The page's URL leads to this server, whatever port it has.
-        monkeypatch.setattr(
-            trio_dispatch,
-            "open_client",
-            lambda given, **options: real_open(given.replace(EXAMPLE_URL, url), **options),
-        )
-        monkeypatch.setattr(
-            trio_dispatch,
-            "connect_client",
-            lambda nursery, given, **options: real_connect(
-                nursery, given.replace(EXAMPLE_URL, url), **options
-            ),
-        )
+        for name in ("open_client", "connect_client", "open_link", "run_link"):
+            monkeypatch.setattr(trio_dispatch, name, _with_url(getattr(trio_dispatch, name), url))
         names: dict[str, object] = {}
         for snippet in snippets(page):
             if not snippet.is_program:
                 names |= {"client": client, "trio": trio, "trio_dispatch": trio_dispatch}
                 with trio.fail_after(20):
                     snippet.check_output(await run_fragment(snippet, names))
+
+
+def _with_url(function: Callable[..., object], url: str) -> Callable[..., object]:
+    def call(*args: object, **options: object) -> object:
+        return function(*(url if arg == EXAMPLE_URL else arg for arg in args), **options)
+
+    return call
 
 
 async def run_fragment(snippet: Snippet, names: dict[str, object]) -> str:
