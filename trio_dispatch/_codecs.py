@@ -8,7 +8,7 @@ why; whose fault that is, and what follows from it, depends on the side and is d
 from __future__ import annotations
 
 import math
-from datetime import datetime
+from datetime import datetime, timezone
 from typing import Any, Final, Protocol, TypeVar, cast
 
 import msgspec
@@ -95,18 +95,33 @@ def decode_leniently(payload: bytes | str, decoder: msgspec.json.Decoder[T]) -> 
 
 
 def _refuse_what_becomes_null(value: object) -> None:
-    """Raise ValueError if there is a NaN or an infinity in *value*."""
+    """Raise ValueError if there is a NaN or an infinity in *value*, and say where."""
     # The hook is for `msgspec.Raw`: JSON text, which holds neither.
     plain: object = msgspec.to_builtins(value, enc_hook=lambda _: None)
-    unseen = [plain]
+    # No recursion: what msgspec can encode may be nested deeper than Python calls may be.
+    unseen: list[tuple[object, _Place]] = [(plain, None)]
     while unseen:
-        item = unseen.pop()
+        item, place = unseen.pop()
         if isinstance(item, float) and not math.isfinite(item):
-            raise ValueError(f"{item!r} has no JSON form")
+            raise ValueError(f"{item!r}{_shown(place)} has no JSON form")
         if isinstance(item, dict):
-            unseen += cast("dict[str, object]", item).values()
+            members = cast("dict[object, object]", item)
+            unseen += [(member, (place, key)) for key, member in members.items()]
         elif isinstance(item, (list, tuple)):
-            unseen += cast("list[object]", item)
+            elements = cast("list[object]", item)
+            unseen += [(element, (place, index)) for index, element in enumerate(elements)]
+
+
+_Place = tuple[Any, object] | None
+"""Where a value stands: the place of what holds it, and its key or index there."""
+
+
+def _shown(place: _Place) -> str:
+    steps: list[str] = []
+    while place is not None:
+        place, key = place
+        steps.append(f"[{key!r}]")
+    return f" at {''.join(reversed(steps))}" if steps else ""
 
 
 _encode = msgspec.json.Encoder().encode
@@ -116,10 +131,12 @@ def _encode_all(value: object) -> bytes:
     """Encode as JSON, refusing what would arrive as something else."""
     try:
         text = _encode(value)
-    except (OverflowError, RecursionError) as exc:
+        if b"null" in text:
+            _refuse_what_becomes_null(value)
+    except RecursionError:
+        raise ValueError("no JSON form: nested too deeply, or contains itself") from None
+    except OverflowError as exc:
         raise ValueError(f"no JSON form: {exc}") from exc
-    if b"null" in text:
-        _refuse_what_becomes_null(value)
     return text
 
 
@@ -134,6 +151,12 @@ def encode_data(value: object) -> msgspec.Raw:
     return msgspec.Raw(_encode_all(value))
 
 
+def object_text(data: msgspec.Raw) -> bytes:
+    """The JSON text of ``data`` that is an object: an empty one where there is none, or a null."""
+    text = bytes(data)
+    return b"{}" if text in (b"", b"null") else text
+
+
 def check_ts(frame: Frame) -> None:
     """Refuse a naive `Frame.ts`: servers answer it with an error that names no request.
 
@@ -144,11 +167,16 @@ def check_ts(frame: Frame) -> None:
         raise ValueError("Frame.ts needs a time zone")
 
 
+def aware(ts: datetime | None) -> datetime | None:
+    """Read a time that came without a zone, as no Dispatch server sends it, as UTC."""
+    return ts if ts is None or ts.tzinfo is not None else ts.replace(tzinfo=timezone.utc)
+
+
 class JsonCodec:
     """The ``json`` format: one JSON object per text message."""
 
-    name: Final = "json"
-    binary: Final = False
+    name = "json"
+    binary = False
 
     def __init__(self) -> None:
         self._decoder = msgspec.json.Decoder(WireFrame)
@@ -164,9 +192,12 @@ class JsonCodec:
     def decode(self, payload: bytes | str) -> WireFrame:
         """Decode one JSON object."""
         try:
-            return decode_leniently(payload, self._decoder)
+            frame = decode_leniently(payload, self._decoder)
         except (msgspec.DecodeError, UnicodeError, RecursionError) as exc:
             raise UndecodableFrame(str(exc)) from exc
+        if frame.ts is not None and frame.ts.tzinfo is None:
+            return msgspec.structs.replace(frame, ts=aware(frame.ts))
+        return frame
 
 
 JSON: Final = JsonCodec()
@@ -205,8 +236,8 @@ class MsgpackCodec:
             `NilTimestamp` where it is taken for absent otherwise.
     """
 
-    name: Final = "msgpack"
-    binary: Final = True
+    name = "msgpack"
+    binary = True
 
     def __init__(self, *, strict: bool = False) -> None:
         self._strict = strict
@@ -229,15 +260,18 @@ class MsgpackCodec:
             if value is None or value == "" or value == b"" or value == 0:
                 continue
             packed[name] = value
-        return self._encode(packed)
+        try:
+            return self._encode(packed)
+        except (OverflowError, RecursionError) as exc:
+            raise ValueError(f"no msgpack form: {exc}") from exc
 
     def decode(self, payload: bytes | str) -> WireFrame:
         """Decode one map, or a JSON object where that is what came."""
-        if isinstance(payload, str):
-            payload = payload.encode()
-        if not self._strict and payload and payload[0] == _OPEN_BRACE:
-            return JSON.decode(payload)
         try:
+            if isinstance(payload, str):
+                payload = payload.encode()
+            if not self._strict and payload and payload[0] == _OPEN_BRACE:
+                return JSON.decode(payload)
             return self._unpack(payload)
         except UndecodableFrame:
             raise
