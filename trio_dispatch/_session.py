@@ -24,9 +24,12 @@ The rules:
    `ProtocolError`; our own mistakes raise `InternalError`.
 4. **What the session itself has to say goes first**: pings, pongs and credits precede requests in
    `data_to_send` (measured: a grant behind 10,000 queued requests came too late).
-5. **An undecodable message ends the session.** It may have been anybody's answer, so nothing that
-   is owed one can be told apart any more.
+5. **A breach of the protocol ends the session.** An undecodable message may have been anybody's
+   answer, so nothing that is owed one can be told apart any more.
 """
+
+# The table of transitions stands behind the class whose methods it names.
+# pyright: reportPrivateUsage=false
 
 from __future__ import annotations
 
@@ -39,7 +42,13 @@ from typing import Final, NamedTuple
 import attrs
 import msgspec
 
-from trio_dispatch._codecs import JSON, Codec, UndecodableFrame, decode_leniently
+from trio_dispatch._codecs import (
+    JSON,
+    Codec,
+    UndecodableFrame,
+    decode_leniently,
+    object_text,
+)
 from trio_dispatch._errors import InternalError, ProtocolError
 from trio_dispatch._frames import ErrorBody, Frame, FrameType, Method, WireFrame
 
@@ -66,7 +75,9 @@ class State(Enum):
     """``auth`` has been sent; nothing else may be."""
     READY = "ready"
     CLOSED = "closed"
-    """The connection is over, or the session was refused. Whatever still comes is ignored."""
+    """The connection is over, the session was refused, or the other side broke the protocol.
+    Whatever still comes is ignored.
+    """
 
 
 @attrs.frozen
@@ -171,7 +182,7 @@ class FrameSession:
         """The size of the requests that `data_to_send` would return now."""
         return self._request_bytes
 
-    def start(self, token: str | None) -> None:
+    def start(self, token: str | None) -> None:  # noqa: ARG002 (for sessions with ``auth``)
         """Begin. The session of a server without ``auth`` is ready at once."""
         self._expect(State.NEW)
         self._state = State.READY
@@ -224,14 +235,21 @@ class FrameSession:
         if self._state is State.CLOSED:
             return []
         try:
+            outcome = self._act(self._decode(payload))
+        except ProtocolError:
+            self._state = State.CLOSED
+            raise
+        return [] if outcome is None else [outcome]
+
+    def _decode(self, payload: bytes | str) -> WireFrame:
+        try:
             frame = self._codec.decode(payload)
         except UndecodableFrame as exc:
             raise ProtocolError(f"the server sent a message that is not a frame: {exc}") from exc
         if frame.ts is not None and frame.type != FrameType.PONG:
             # A pong returns the ping's ts, or the zero time (protocol, "Frame").
             self.last_ts = frame.ts
-        outcome = self._act(frame)
-        return [] if outcome is None else [outcome]
+        return frame
 
     def lost(self) -> list[str]:
         """The connection is over.
@@ -271,7 +289,7 @@ class FrameSession:
             return Pong(id)
         return Stray(frame) if owed is _Owed.HANDLER else None
 
-    def _whose(self, frame: WireFrame) -> str | None:
+    def _whose(self, frame: WireFrame) -> str | None:  # noqa: ARG002 (types differ in DWP)
         """Which unanswered frame an answer without ``correl_id`` belongs to."""
         for id, owed in self._unanswered.items():
             if owed is not _Owed.HEARTBEAT:
@@ -286,7 +304,11 @@ class FrameSession:
 
     def _on_ping(self, frame: WireFrame) -> Outcome | None:
         pong = Frame(id=self._new_id(), type=FrameType.PONG, correl_id=frame.id, ts=frame.ts)
-        self._urgent.append(self._encode(pong))
+        try:
+            payload = self._encode(pong)
+        except ValueError:  # msgpack has no form for the first and last hours of the calendar
+            payload = self._encode(msgspec.structs.replace(pong, ts=None))
+        self._urgent.append(payload)
         # No answer is due. Today's server would refuse a pong as an unknown method (recording
         # "frames"), though it never sends the ping; such an answer is nobody's business.
         self._late.append(pong.id)
@@ -328,6 +350,14 @@ class _AuthAnswer(msgspec.Struct, frozen=True):
 _auth_decoder: Final = msgspec.json.Decoder(_AuthAnswer)
 
 
+def _only_grants(frame: Frame) -> bool:
+    """Whether servers take *frame* for a grant of credits, which has no answer.
+
+    They look at the type ``ping`` first, and at the method last (protocol, "Frame", "Credits").
+    """
+    return frame.credits > 0 and frame.type != FrameType.PING
+
+
 class DispatchSession(FrameSession):
     """A session of the Dispatch Wire Protocol.
 
@@ -339,16 +369,15 @@ class DispatchSession(FrameSession):
         super().__init__(JSON)
         self._formats = {codec.name: codec for codec in codecs or (JSON,)}
         self._wish = next(iter(self._formats))
-        self._auth_id = ""
+        self._early_pings: list[WireFrame] = []
         self._credits = 0
 
     def start(self, token: str | None) -> None:
         """Authenticate: the first frame, and always JSON text (protocol, "Session")."""
         self._expect(State.NEW)
         self._state = State.AUTHENTICATING
-        self._auth_id = self._new_id()
         auth = Frame(
-            id=self._auth_id,
+            id=self._new_id(),
             type=FrameType.REQUEST,
             method=Method.AUTH,
             data={"token": token or "", "format": self._wish},
@@ -358,13 +387,30 @@ class DispatchSession(FrameSession):
         # the binary codecs recognize JSON by its first byte.
         self._codec = self._formats[self._wish]
 
+    def request(self, frame: Frame) -> str:
+        """Send *frame* and expect its answer.
+
+        Returns:
+            The frame's id; a frame without one gets one.
+
+        Raises:
+            ValueError: a frame of the same id is still unanswered, or *frame* grants credits,
+                which servers never answer.
+        """
+        if _only_grants(frame):
+            raise ValueError("a frame with credits is never answered: send it without waiting")
+        return super().request(frame)
+
     def send(self, frame: Frame) -> None:
         """Send *frame*, for whose answer nobody waits: it comes back as a `Stray`."""
         self._expect(State.READY)
-        if frame.credits > 0:
-            self._queue(self._encode(frame))
-        else:
+        if not _only_grants(frame):
             self._send_tracked(frame, _Owed.HANDLER)
+            return
+        if not frame.id:
+            # Should the server refuse it all the same, the error names it, and is nobody else's.
+            frame = msgspec.structs.replace(frame, id=self._new_id())
+        self._queue(self._encode(frame))
 
     def forget(self, id: str) -> None:
         """Nobody waits for the answer to *id* any more. It stays in flight until it is answered."""
@@ -392,8 +438,8 @@ class DispatchSession(FrameSession):
 
     def _on_auth_response(self, frame: WireFrame) -> Outcome:
         try:
-            answer = decode_leniently(bytes(frame.data) or b"{}", _auth_decoder)
-        except (msgspec.DecodeError, UnicodeError) as exc:
+            answer = decode_leniently(object_text(frame.data), _auth_decoder)
+        except (msgspec.DecodeError, UnicodeError, RecursionError) as exc:
             raise ProtocolError(f"the answer to auth cannot be read: {exc}") from exc
         format = answer.format or self._wish
         if format not in self._formats:
@@ -401,11 +447,18 @@ class DispatchSession(FrameSession):
         self._codec = self._formats[format]
         self._state = State.READY
         self.grant(FULL_CREDITS)
+        for ping in self._early_pings:
+            self._on_ping(ping)
+        self._early_pings.clear()
         return Ready(answer.session_id or None, format, frame.ts)
 
     def _on_auth_error(self, frame: WireFrame) -> Outcome:
         self._state = State.CLOSED
         return Refused(frame.error or ErrorBody())
+
+    def _on_early_ping(self, frame: WireFrame) -> None:
+        # The pong waits: nothing may go out until the answer to auth has settled the format.
+        self._early_pings.append(frame)
 
     def _on_event(self, frame: WireFrame) -> Outcome:
         self._credits -= 1
@@ -428,7 +481,7 @@ _TRANSITIONS: Final = {
     # (state,               type of frame):     what it means
     (State.AUTHENTICATING, FrameType.RESPONSE): DispatchSession._on_auth_response,
     (State.AUTHENTICATING, FrameType.ERROR): DispatchSession._on_auth_error,
-    (State.AUTHENTICATING, FrameType.PING): DispatchSession._on_ping,
+    (State.AUTHENTICATING, FrameType.PING): DispatchSession._on_early_ping,
     (State.READY, FrameType.RESPONSE): DispatchSession._on_answer,
     (State.READY, FrameType.ERROR): DispatchSession._on_answer,
     (State.READY, FrameType.PONG): DispatchSession._on_answer,
