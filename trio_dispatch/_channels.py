@@ -16,7 +16,7 @@ from typing import Any, Final, cast
 import attrs
 import msgspec
 
-from trio_dispatch._codecs import decode_leniently
+from trio_dispatch._codecs import aware, decode_leniently, object_text
 from trio_dispatch._frames import WireFrame
 
 JOBS: Final = "jobs"
@@ -35,6 +35,10 @@ def check_channel(channel: object) -> str:
     """
     if not isinstance(channel, str):
         raise TypeError(f"a channel is a string, not {type(channel).__name__}")
+    try:
+        channel.encode()
+    except UnicodeEncodeError as exc:
+        raise ValueError(f"a channel is valid text: {exc}") from None
     if channel in _WHOLE:
         return channel
     if any(channel.startswith(prefix) and len(channel) > len(prefix) for prefix in _PREFIXES):
@@ -83,7 +87,7 @@ class Occurrence:
     ts: datetime | None
     topic: str
     fields_text: bytes
-    """The event's own fields, as JSON text."""
+    """The event's own fields, as the JSON text of an object."""
     flat: bool
     """Whether the frame had the described shape: ``channel`` is then the subscribed one."""
     channel: str
@@ -91,11 +95,11 @@ class Occurrence:
 
     def fields(self) -> dict[str, object]:
         """Decode the event's own fields."""
-        return cast("dict[str, object]", _fields_decoder.decode(self.fields_text or b"{}"))
+        return cast("dict[str, object]", _fields_decoder.decode(self.fields_text))
 
     def queue(self) -> str:
         """The queue of the job that it is about; empty where it has none."""
-        return decode_leniently(self.fields_text or b"{}", _queue_decoder).queue
+        return decode_leniently(self.fields_text, _queue_decoder).queue
 
     def channels(self, *, with_queue: bool) -> list[str]:
         """Every channel whose subscribers get this, narrowest first.
@@ -112,7 +116,7 @@ class Occurrence:
             found.append(JOBS)
         elif kind == "workflow" and name:
             found += (self.topic, WORKFLOWS)
-        elif self.flat and self.channel != FIREHOSE:
+        elif self.flat and self.channel not in ("", FIREHOSE):
             # Nothing says what it is about, but it was sent for this channel.
             found.append(self.channel)
         found.append(FIREHOSE)
@@ -125,13 +129,12 @@ def read_occurrence(frame: WireFrame) -> Occurrence:
     Raises:
         msgspec.DecodeError, UnicodeDecodeError: its ``data`` is no JSON object.
     """
-    text = bytes(frame.data) or b"{}"
+    text = object_text(frame.data)
     body = decode_leniently(text, _body_decoder)
+    ts = aware(body.ts) or frame.ts
     if body.type and (body.topic or bytes(body.data)):
         topic = body.topic or (frame.channel if ":" in frame.channel else "")
-        return Occurrence(
-            body.type, body.ts or frame.ts, topic, bytes(body.data), False, frame.channel
-        )
+        return Occurrence(body.type, ts, topic, object_text(body.data), False, frame.channel)
     if body.job_id:
         topic, kind = f"job:{body.job_id}", "job"
     elif body.run_id:
@@ -139,7 +142,7 @@ def read_occurrence(frame: WireFrame) -> Occurrence:
     else:
         topic, kind = "", ""
     name = body.type or (f"{kind}.{body.state}" if kind and body.state else "")
-    return Occurrence(name, body.ts or frame.ts, topic, text, True, frame.channel)
+    return Occurrence(name, ts, topic, text, True, frame.channel)
 
 
 class CopyFilter:
