@@ -53,7 +53,8 @@ def parse_url(url: object, *schemes: str) -> Address:
 
     Raises:
         TypeError: it is not a string.
-        ValueError: it is no such URL. The message does not repeat its user info or query.
+        ValueError: it is no such URL. The message repeats neither its user info nor its query,
+            nor anything that may be one of them.
     """
     if not isinstance(url, str):
         raise TypeError(f"a URL is a string, not {type(url).__name__}")
@@ -61,13 +62,24 @@ def parse_url(url: object, *schemes: str) -> Address:
     try:
         parts = urlsplit(url)
         port = parts.port
-    except ValueError as exc:
-        raise ValueError(f"not a URL like {wanted}: {exc}") from None
+    except ValueError:
+        # The reason would quote what stands where host and port belong: perhaps a secret.
+        raise ValueError(f"not a URL like {wanted}: its host or port cannot be read") from None
     scheme = parts.scheme.lower()
     if scheme not in schemes or not parts.hostname:
-        raise ValueError(f"not a URL like {wanted}: {_shown(parts)!r}")
-    if any(ord(char) <= 0x20 or ord(char) == 0x7F for char in url):
-        raise ValueError(f"a URL holds no white space or control characters: {_shown(parts)!r}")
+        raise ValueError(f"not a URL like {wanted}: {_without_secrets(url)!r}")
+    if any(not "!" <= char <= "~" for char in url):
+        raise ValueError(
+            "a URL holds printable ASCII characters only; percent-encode the others: "
+            f"{_without_secrets(url)!r}"
+        )
+    if "@" in parts.path or parts.fragment:
+        # Where a secret is not encoded, it ends at its first slash or #, and what is left of it
+        # would be taken for host and port.
+        raise ValueError(
+            "a URL has no '@' in its path and no fragment: in a user name, a password or a query, "
+            "write / as %2F, # as %23 and @ as %40"
+        )
     resource = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
     return Address(
         scheme, parts.hostname, _PORTS[scheme] if port is None else port, resource, _shown(parts)
@@ -76,4 +88,14 @@ def parse_url(url: object, *schemes: str) -> Address:
 
 def _shown(parts: SplitResult) -> str:
     place = parts.netloc.rpartition("@")[2]
-    return f"{parts.scheme}://{place}{parts.path}" if parts.scheme else f"{place}{parts.path}"
+    return f"{parts.scheme}://{place}{parts.path}"
+
+
+def _without_secrets(text: str) -> str:
+    """Show what may not even be a URL."""
+    for end in "?#":
+        text = text.partition(end)[0]
+    scheme, separator, rest = text.partition("://")
+    if not separator:
+        scheme, rest = "", text
+    return scheme + separator + rest.rpartition("@")[2]
