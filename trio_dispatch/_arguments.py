@@ -11,7 +11,7 @@ from typing import Final, cast
 
 import msgspec
 
-_encoder: Final = msgspec.json.Encoder()
+from trio_dispatch._codecs import encode_data
 
 MAX_INT64: Final = 2**63 - 1
 
@@ -44,7 +44,10 @@ def check_int(value: object, what: str) -> int:
 
 
 def check_count(value: object, what: str, *, least: int = 1) -> int:
-    """Return *value* if it is an integer of at least *least*. Raises `TypeError` or `ValueError`."""
+    """Return *value* if it is an integer, and at least *least*.
+
+    Raises `TypeError` or `ValueError`.
+    """
     if check_int(value, what) < least:
         raise ValueError(f"{what} is at least {least}, not {value}")
     return cast("int", value)
@@ -54,9 +57,13 @@ def check_seconds(value: object, what: str, *, zero: bool = False) -> float:
     """Return *value* if it is a finite number of seconds above zero (or zero, if allowed)."""
     if not isinstance(value, (int, float)) or isinstance(value, bool):
         raise TypeError(f"{what} is a number of seconds, not {type(value).__name__}")
-    if not math.isfinite(value) or value < 0 or (value == 0 and not zero):
-        raise ValueError(f"{what} is not a positive number of seconds: {value}")
-    return float(value)
+    try:
+        seconds = float(value)
+    except OverflowError:
+        seconds = math.inf
+    if not math.isfinite(seconds) or seconds < 0 or (seconds == 0 and not zero):
+        raise ValueError(f"{what} is not a positive number of seconds: {seconds}")
+    return seconds
 
 
 def encode_payload(value: object, what: str) -> msgspec.Raw:
@@ -69,30 +76,12 @@ def encode_payload(value: object, what: str) -> msgspec.Raw:
     if isinstance(value, msgspec.Raw):
         try:
             msgspec.json.decode(value)
-        except (msgspec.DecodeError, UnicodeError) as exc:
+        except (msgspec.DecodeError, UnicodeError, RecursionError) as exc:
             raise ValueError(f"{what} is msgspec.Raw, but not JSON: {exc}") from None
         return value
     try:
-        text = _encoder.encode(value)
+        return encode_data(value)
     except TypeError as exc:
         raise TypeError(f"{what} cannot be encoded as JSON: {exc}") from None
-    except RecursionError:
-        raise ValueError(f"{what} is nested too deeply, or contains itself") from None
-    except (ValueError, OverflowError) as exc:
+    except ValueError as exc:
         raise ValueError(f"{what} cannot be encoded as JSON: {exc}") from None
-    if b"null" in text:
-        # msgspec writes NaN and the infinities as null. Only a text with a null can hold one, and
-        # looking for it is cheap.
-        _refuse_non_finite(msgspec.to_builtins(value), what)
-    return msgspec.Raw(text)
-
-
-def _refuse_non_finite(value: object, what: str) -> None:
-    if isinstance(value, float) and not math.isfinite(value):
-        raise ValueError(f"{what} holds {value}, which JSON cannot say")
-    if isinstance(value, dict):
-        for key, item in value.items():
-            _refuse_non_finite(item, f"{what}[{key!r}]")
-    elif isinstance(value, (list, tuple)):
-        for index, item in enumerate(value):
-            _refuse_non_finite(item, f"{what}[{index}]")
