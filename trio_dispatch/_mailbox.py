@@ -113,9 +113,10 @@ class Mailbox(Generic[T]):
         if not self._ended:
             self._ended = True
             self._error = error
-            if self._entries and isinstance(last := self._entries[-1], _Gap) and last.open:
-                self._entries.pop()  # it never ends; the error says why
-            self._readers.unpark_all()
+            if error is not None and self._entries:
+                if isinstance(last := self._entries[-1], _Gap) and last.open:
+                    self._entries.pop()  # the error says why
+            self.close_gap(None)  # nobody will say when it ended; what is behind it can be read
 
     def close(self) -> None:
         """The reader has left: what is stored is dropped, and reading is a mistake."""
