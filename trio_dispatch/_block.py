@@ -8,7 +8,7 @@ nursery would wrap it in a group. Both are decided here, and only here.
 from __future__ import annotations
 
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any, Protocol, TypeVar
 
@@ -61,7 +61,7 @@ class Blocks:
         try:
             if scope.__exit__(type(exc) if exc else None, exc, exc.__traceback__ if exc else None):
                 raised = None
-        except BaseException as rest:  # what is left of a group without our own Cancelled
+        except BaseException as rest:  # noqa: BLE001 - what is left of a group without our own Cancelled
             raised = rest
         ended_by = error()
         try:
@@ -88,7 +88,9 @@ R = TypeVar("R", bound=_Resource)
 
 
 @asynccontextmanager
-async def in_background(run: Callable[..., Awaitable[None]], resource: R) -> AsyncIterator[R]:
+async def in_background(
+    run: Callable[..., Awaitable[None]], resource: R
+) -> AsyncGenerator[R, None]:
     """Run *run* beside a block that uses *resource*, and leave nothing of either behind.
 
     *run* tells by its ``task_status`` when the block may begin; what it raises before that is
@@ -98,14 +100,14 @@ async def in_background(run: Callable[..., Awaitable[None]], resource: R) -> Asy
     from_body: BaseException | None = None
     from_nursery: BaseException | None = None
     try:
-        async with trio.open_nursery() as nursery:
+        async with trio.open_nursery(strict_exception_groups=True) as nursery:
             await nursery.start(run)
             try:
                 async with resource:
                     yield resource
             except trio.Cancelled:
                 raise
-            except BaseException as exc:
+            except BaseException as exc:  # noqa: BLE001 - raised below
                 from_body = exc
             nursery.cancel_scope.cancel()
     except BaseExceptionGroup as group:
