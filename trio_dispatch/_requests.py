@@ -23,7 +23,7 @@ from trio_dispatch._frames import Frame, WireFrame
 
 
 class Lane(Enum):
-    """Which of the waiting frames go first; `Outbox.take` empties them in this order."""
+    """Which of the waiting frames go first: `Outbox.peek` goes by this order."""
 
     RESTORE = 0
     """Subscriptions. The supervisor makes them anew for every connection."""
@@ -39,7 +39,8 @@ class Request:
         frame: what to send.
         safe: whether it may be sent once more if the connection drops under it.
         answered: whether an answer is expected; without, it is done when it is written.
-        done: called instead of waking a task, when the request is done.
+        lane: which frames it goes before.
+        on_done: called instead of waking a task, when the request is done.
     """
 
     __slots__ = (
@@ -151,7 +152,7 @@ class Outbox:
         self._lanes[request.lane.value][request] = None
 
     def peek(self, *, window_full: bool) -> Request | None:
-        """The next to write, which `take` removes; only restoring ones when the window is full."""
+        """The next to write; only a restoring one when the window is full."""
         for lane in self._lanes[:1] if window_full else self._lanes:
             if lane:
                 return next(iter(lane))
@@ -176,6 +177,7 @@ class Outbox:
         """Watch *request*'s deadline, *timeout* seconds from now."""
         request.deadline = trio.current_time() + timeout
         self._deadlines[request] = None
+        self._deadlines.move_to_end(request)
 
     def unwatch(self, request: Request) -> None:
         """*request* is done."""
