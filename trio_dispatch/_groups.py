@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from typing import cast
 
 if sys.version_info < (3, 11):  # pragma: no cover
     from exceptiongroup import BaseExceptionGroup
@@ -12,7 +13,7 @@ if sys.version_info < (3, 11):  # pragma: no cover
 def leaves(exc: BaseException) -> Iterator[BaseException]:
     """The exceptions in *exc* that are no groups, outermost first."""
     if isinstance(exc, BaseExceptionGroup):
-        for part in exc.exceptions:
+        for part in cast("BaseExceptionGroup[BaseException]", exc).exceptions:
             yield from leaves(part)
     else:
         yield exc

@@ -64,5 +64,5 @@ class HandlerTask:
                 result = self._handler(thaw(frame))
                 if inspect.isawaitable(result):
                     await result
-            except Exception:
+            except Exception:  # noqa: BLE001 - users' code
                 self._log.exception("the handler failed")
