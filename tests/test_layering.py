@@ -78,6 +78,13 @@ def test_the_server_shares_frames_and_codecs_with_the_client_and_nothing_else() 
                 assert own or name in SERVER_MAY_USE, f"{path.name} imports {name}"
 
 
+def test_the_architecture_page_has_a_place_for_every_room() -> None:
+    page = (PACKAGE.parent / "docs" / "architecture.md").read_text(encoding="utf-8")
+    rooms = {path.stem for path in PACKAGE.iterdir() if path.suffix == ".py" or path.is_dir()}
+    for room in rooms - {"__init__", "__pycache__"}:
+        assert f"`{room}`" in page, room
+
+
 def test_the_client_needs_no_server() -> None:
     for path in sorted(PACKAGE.glob("*.py")):
         assert not any(name.startswith("trio_dispatch.server") for name in imports(path)), path.name
