@@ -23,9 +23,11 @@ from trio_dispatch._codecs import (
     MsgpackCodec,
     NilTimestamp,
     UndecodableFrame,
+    aware,
     decode_data,
     decode_leniently,
     encode_data,
+    object_text,
     thaw,
 )
 from trio_dispatch._frames import ErrorBody, Frame, WireFrame
@@ -132,6 +134,13 @@ def test_numbers_that_json_lacks_are_refused_wherever_they_are(codec: Codec, num
             codec.encode(Frame(data=data))
         with pytest.raises(ValueError, match="no JSON form"):
             encode_data(data)
+
+
+def test_a_refused_number_is_named_with_its_place() -> None:
+    with pytest.raises(ValueError, match=r"^nan at \['a'\]\[1\]\['b'\] has"):
+        encode_data({"a": [None, {"b": math.nan}]})
+    with pytest.raises(ValueError, match=r"^inf has"):
+        encode_data(math.inf)
 
 
 @BOTH
@@ -343,6 +352,17 @@ def test_times_have_any_number_of_digits_and_any_offset(text: str, expected: dat
     assert ts == expected.replace(tzinfo=timezone.utc)
 
 
+def test_a_time_that_came_without_a_zone_is_utc() -> None:
+    ts = JSON.decode('{"ts": "2026-11-21T00:00:45"}').ts
+    assert ts == datetime(2026, 11, 21, 0, 0, 45, tzinfo=timezone.utc)
+    assert aware(None) is None
+
+
+def test_a_number_too_big_for_msgpack_is_a_value_error() -> None:
+    with pytest.raises(ValueError, match="no msgpack form"):
+        MSGPACK.encode(Frame(credits=2**70))
+
+
 def test_the_zero_time_survives_msgpack() -> None:
     zero = datetime(1, 1, 1, tzinfo=timezone.utc)
     assert MSGPACK.decode(MSGPACK.encode(Frame(ts=zero))).ts == zero
@@ -369,6 +389,13 @@ def test_msgpack_data_may_be_text_as_well_as_bytes() -> None:
 @given(json_values)
 def test_data_decodes_to_what_was_encoded(value: object) -> None:
     assert decode_data(encode_data(value)) == value
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"), [(b"", b"{}"), (b"null", b"{}"), (b"{}", b"{}"), (b'{"a":1}', b'{"a":1}')]
+)
+def test_no_data_and_a_null_read_as_an_empty_object(text: bytes, expected: bytes) -> None:
+    assert object_text(msgspec.Raw(text)) == expected
 
 
 @pytest.mark.parametrize("text", [b"{", b'"\xff"', b"[" * 100_000 + b"]" * 100_000])

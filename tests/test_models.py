@@ -164,6 +164,12 @@ def test_every_field_of_a_run_is_read() -> None:
     assert run.started_at == datetime(2026, 11, 21, 0, 0, 47, tzinfo=timezone.utc)
 
 
+def test_a_time_without_a_zone_is_utc() -> None:
+    for run_at in ("2026-11-21T00:00:47", "2026-11-21T00:00:47Z", "2026-11-21T01:00:47+01:00"):
+        job = read_job(text(JOB, {"run_at": run_at}))
+        assert job.run_at == datetime(2026, 11, 21, 0, 0, 47, tzinfo=timezone.utc)
+
+
 def test_statistics_have_a_federation_part_where_federation_is_on() -> None:
     broker = {"topic_count": 1, "subscriber_count": 2, "total_published": 3, "total_dropped": 4}
     assert read_stats(text({"broker": broker, "connections": 5})) == Stats(

@@ -135,8 +135,6 @@ def _encode_all(value: object) -> bytes:
             _refuse_what_becomes_null(value)
     except RecursionError:
         raise ValueError("no JSON form: nested too deeply, or contains itself") from None
-    except OverflowError as exc:
-        raise ValueError(f"no JSON form: {exc}") from exc
     return text
 
 

@@ -17,7 +17,7 @@ from typing import Any, ClassVar, Final, TypeVar, cast
 import attrs
 import msgspec
 
-from trio_dispatch._codecs import decode_leniently
+from trio_dispatch._codecs import aware, decode_leniently
 
 T = TypeVar("T")
 M = TypeVar("M")
@@ -286,9 +286,13 @@ def _reader(model: type[M]) -> Callable[[bytes], M]:
     ]
     struct = msgspec.defstruct(f"{model.__name__}OnTheWire", fields, kw_only=True)
     decoder = msgspec.json.Decoder(struct)
+    times = [a.alias for a in attributes if a.type == datetime | None]
 
     def read(text: bytes) -> M:
-        return model(**msgspec.structs.asdict(decode_leniently(text, decoder)))
+        values = msgspec.structs.asdict(decode_leniently(text, decoder))
+        for name in times:
+            values[name] = aware(values[name])
+        return model(**values)
 
     return read
 
