@@ -18,11 +18,7 @@ from trio_dispatch._codecs import UndecodableFrame, decode_data, decode_lenientl
 from trio_dispatch._errors import DispatchError, ProtocolError
 from trio_dispatch._frames import SAFE_METHODS, Frame, FrameType, Method, WireFrame
 from trio_dispatch._jobs import EnqueueRequest, JobHandle
-from trio_dispatch._link import (
-    Link,
-    LinkSettings,
-    LinkStatistics,
-)
+from trio_dispatch._link import Link, LinkStatistics
 from trio_dispatch._link_events import LinkEvents
 from trio_dispatch._mailbox import Overflow
 from trio_dispatch._models import (
@@ -39,6 +35,7 @@ from trio_dispatch._models import (
 from trio_dispatch._requests import Request
 from trio_dispatch._runs import RunHandle, RunWatch
 from trio_dispatch._session import Ready
+from trio_dispatch._settings import LinkSettings
 from trio_dispatch._subscriptions import Subscription, Subscriptions
 from trio_dispatch._websocket import Connector
 

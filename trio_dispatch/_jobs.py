@@ -176,7 +176,7 @@ async def enqueue_many(
     """See `Client.enqueue_many`."""
     frames: list[Frame] = []
     for number, entry in enumerate(requests):
-        if not isinstance(entry, EnqueueRequest):
+        if not isinstance(entry, EnqueueRequest):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise TypeError(f"entry {number} is an EnqueueRequest, not {type(entry).__name__}")
         frame = enqueue_frame(entry.name, entry.payload, entry.queue, entry.priority)
         link.check_frame(frame)

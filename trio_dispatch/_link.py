@@ -460,7 +460,7 @@ class Link:
             token = provider()
             if inspect.isawaitable(token):
                 token = await token
-            if not isinstance(token, str):
+            if not isinstance(token, str):  # pyright: ignore[reportUnnecessaryIsInstance]
                 raise TypeError(f"a token is a string, not {type(token).__name__}")
         except Exception:  # noqa: BLE001 - users' code
             self._log.warning("the token provider failed; falling back to token=", exc_info=True)

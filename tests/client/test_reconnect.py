@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import trio
 import trio.testing
+from trio._core._run import GLOBAL_RUN_CONTEXT
 
 from tests.client.support import make_server, memory_client
 from trio_dispatch import (
@@ -347,8 +348,9 @@ async def test_a_provider_brings_the_new_token(autojump_clock: object) -> None:
 
 async def test_attempts_can_be_limited(autojump_clock: object) -> None:
     server = make_server()
+    network = Network(server)
     with pytest.raises(ConnectFailed, match="unreachable"):
-        async with on_a_network(server, max_reconnect_attempts=3) as (client, network):
+        async with on_a_network(server, max_reconnect_attempts=3) as (_, network):
             network.down = True
             await network.cut()
             await trio.sleep_forever()
@@ -490,7 +492,7 @@ async def test_nothing_grows(autojump_clock: object) -> None:
         async def measure() -> tuple[int, int]:
             await trio.sleep(5)  # what is closing has closed
             # trio keeps up to a thousand deadlines that are over, and what they refer to.
-            trio._core._run.GLOBAL_RUN_CONTEXT.runner.deadlines._prune()  # type: ignore[attr-defined]
+            GLOBAL_RUN_CONTEXT.runner.deadlines._prune()
             network.dials.clear()
             gc.collect()
             tasks = trio.lowlevel.current_statistics().tasks_living

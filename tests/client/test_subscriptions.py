@@ -11,6 +11,8 @@ import trio
 import trio_dispatch
 from tests.client.support import make_server, open_memory_client
 from trio_dispatch import Client, Event, Frame, Subscription, SubscriptionOverflow
+from trio_dispatch._codecs import JSON
+from trio_dispatch._frames import WireFrame
 
 
 async def enqueue_in_parallel(client: Client, count: int, queue: str, tasks: int = 4) -> list[str]:
@@ -275,8 +277,8 @@ async def test_frames_of_the_described_shape_are_events_too(autojump_clock: obje
             assert (await jobs.receive()).job_id == (await email.receive()).job_id == "j2"
 
 
-def wire(fields: dict[str, object]) -> trio_dispatch._frames.WireFrame:
+def wire(fields: dict[str, object]) -> WireFrame:
     """What the codec makes of such a frame."""
-    return trio_dispatch._codecs.JSON.decode(
-        trio_dispatch._codecs.JSON.encode(Frame(type="event", **fields))  # type: ignore[arg-type]
+    return JSON.decode(
+        JSON.encode(Frame(type="event", **fields))  # type: ignore[arg-type]
     )

@@ -69,7 +69,7 @@ class FrameServer:
 
     async def _accept(self, stream: trio.abc.Stream) -> None:
         async with trio.open_nursery() as nursery:
-            request = await trio_websocket.wrap_server_stream(nursery, stream)  # type: ignore[arg-type]
+            request = await trio_websocket.wrap_server_stream(nursery, stream)
             if self.statuses:
                 await request.reject(self.statuses.pop(0))
                 nursery.cancel_scope.cancel()

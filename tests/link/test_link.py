@@ -349,11 +349,14 @@ async def test_run_link_runs_until_it_is_cancelled(autojump_clock: object) -> No
     await listener.aclose()
     with pytest.raises(ConnectFailed):
         await run_link("ws://127.0.0.1:1/", fail_first_connect=True)
+    link: Link | None = None
     with trio.move_on_after(100) as scope:
         async with trio.open_nursery() as nursery:
-            link: Link = await nursery.start(partial(run_link, "ws://127.0.0.1:1/"))
+            link = await nursery.start(partial(run_link, "ws://127.0.0.1:1/"))
+            assert link is not None
             assert not link.connected
     assert scope.cancelled_caught
+    assert link is not None
     assert link.closed
     with pytest.raises(ClientClosed):
         await link.send(Frame(id="1"))
