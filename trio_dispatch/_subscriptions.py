@@ -71,7 +71,7 @@ class _Channel:
     """One channel of the server's."""
 
     name: str
-    users: dict[Subscription, None] = attrs.field(factory=lambda: dict[Subscription, None]())
+    users: dict[Subscription, None] = attrs.field(factory=dict["Subscription", None])
     request: Request | None = None
     """What was asked last on this connection, if it is unanswered."""
     asked: bool = False
