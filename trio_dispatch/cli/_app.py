@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from collections.abc import Sequence
 
@@ -14,7 +15,7 @@ from trio_dispatch.cli._exits import Exit, UsageError, complain
 app = App(
     name="trio-dispatch",
     help="Work with Dispatch servers: background jobs and workflows.",
-    help_format="plaintext",
+    help_format="markdown",
     version=__version__,
 )
 app.command(demo)
@@ -24,14 +25,15 @@ def run(arguments: Sequence[str]) -> int:
     """Parse *arguments* and run the command they name; return its exit code."""
     for stream in (sys.stdout, sys.stderr):
         # A terminal that lacks a character shows a question mark, and nothing fails for it.
-        if hasattr(stream, "reconfigure"):
+        if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
     try:
         result = app(
             list(arguments), exit_on_error=False, print_error=False, result_action="return_value"
         )
     except CycloptsError as exc:
-        complain(f"{' '.join(str(exc).split())} See: trio-dispatch --help")
+        command = " ".join(["trio-dispatch", *(exc.command_chain or ())])
+        complain(f"{' '.join(str(exc).split())} See: {command} --help")
         return Exit.USAGE
     except UsageError as exc:
         complain(str(exc))

@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 import secrets
 from contextlib import AsyncExitStack
-from typing import Annotated
+from typing import Annotated, Final, TypeAlias
 
 import attrs
 import trio
 from cyclopts import Parameter
 from rich.console import Console
+from rich.text import Text
 
 from trio_dispatch._url import parse_url
 from trio_dispatch.cli._connect import TokenOption, UrlOption, connect
@@ -23,8 +24,13 @@ from trio_dispatch.cli._demo_summary import table
 from trio_dispatch.cli._demo_view import LiveView, PlainView
 from trio_dispatch.cli._exits import Exit, UsageError, run_async
 
-LINGER: float = 0.8
+LINGER: Final = 0.8
 """Seconds that the finished screen stays."""
+
+PlainOption: TypeAlias = Annotated[
+    bool,
+    Parameter(help="Lines instead of a live screen.", negative=(), show_default=False),
+]
 
 
 @attrs.frozen(kw_only=True)
@@ -43,30 +49,38 @@ def demo(
     prefix: Annotated[str, Parameter(help="What job and workflow names begin with.")] = "demo-",
     deadline: Annotated[float, Parameter(help="Seconds until all must have ended.")] = 30.0,
     speed: Annotated[float, Parameter(help="2 is twice as fast.")] = 1.0,
-    plain: Annotated[bool, Parameter(help="Lines instead of a live screen.", negative=())] = False,
+    plain: Annotated[
+        bool, Parameter(help="Lines instead of a live screen.", negative=(), show_default=False)
+    ] = False,
 ) -> int:
     """Watch jobs and a workflow run, live, and see the server's own figures.
 
     Starts a server in this process, connects to it over a WebSocket, enqueues jobs of five kinds
     (some fail and are tried again, one kind ends in the dead letter queue on purpose), and runs a
-    workflow that waits for an approval.
+    workflow that waits for an approval. The figures at the end are the server's own.
 
-    With --url it does the same on any Dispatch server. What that server lacks is skipped, and
-    named with the reason. To skip nothing, it needs these names (and --prefix '' takes them as
-    they are, without demo-):
+    With `--url` it does the same on any Dispatch server. What that server lacks is skipped, and
+    named with the reason. To skip nothing, it needs these:
 
-    jobs demo-send-email (queue email), demo-process-image (queue images), demo-build-report: take
-    the payload's "seconds".
+    - jobs `demo-send-email` (queue `email`), `demo-process-image` (queue `images`) and
+      `demo-build-report` (queue `default`, as the rest), which complete;
+    - job `demo-sync-stock`, which fails as often as `failures` in its payload says, then completes;
+    - job `demo-charge-card`, which always fails, until its retries are used up;
+    - workflow `demo-order-pipeline`, which waits for the event that `approval` in its input names;
+    - a token with the scopes `job:read`, `job:write`, `workflow:read`, `workflow:write`,
+      `subscribe` and `stats:read`.
 
-    job demo-sync-stock: fails the payload's "failures" times, then completes.
+    `--prefix ''` takes the names without `demo-`. Mind what jobs of such names really do.
 
-    job demo-charge-card: fails always, until its retries are used up.
+    Exit codes:
 
-    workflow demo-order-pipeline: waits for the event that its input names under "approval".
-
-    Exit codes: 0 all ended as it should (failures on purpose, and skips on a server that is not
-    our own, count as right); 1 something did not, or everything was skipped; 2 wrong use;
-    3 no connection; 4 the token was refused; 130 Ctrl-C.
+    - 0: all ended as it should. Failures on purpose are right, and so are skips on a server that
+      is not our own, unless everything was skipped;
+    - 1: something did not, or everything was skipped;
+    - 2: wrong use;
+    - 3: no connection to the server, or it was lost;
+    - 4: the server refused the token;
+    - 130: Ctrl-C.
     """
     for option, value in (("--speed", speed), ("--deadline", deadline)):
         if not (math.isfinite(value) and value > 0):
@@ -114,7 +128,7 @@ async def _demo(options: _Options) -> Exit:
 
 def _show(report: Report, options: _Options, where: str) -> None:
     if options.live:
-        options.console.print(f"[bold]trio-dispatch demo[/]  [dim]{where}[/]", markup=True)
+        options.console.print(Text.assemble(("trio-dispatch demo", "bold"), "  ", (where, "dim")))
         options.console.print(table(report))
     else:
         lines = PlainView()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Final
 
 from rich.columns import Columns
 from rich.console import Group, JustifyMethod, RenderableType
@@ -12,7 +13,7 @@ from rich.text import Text
 from trio_dispatch.cli._demo_report import KindReport, Outcome, Report
 from trio_dispatch.cli._exits import Exit, readable
 
-_HEADINGS = (
+_HEADINGS: Final = (
     "jobs",
     "queue",
     "prio",
@@ -22,6 +23,8 @@ _HEADINGS = (
     "attempts\nfailed",
     "mean\ntime",
 )
+
+_SOURCES: Final = "job.get, workflow.get, workflow.timeline and stats"
 
 
 def _cells(kind: KindReport) -> tuple[str, ...]:
@@ -99,7 +102,7 @@ def _closing(report: Report) -> list[tuple[str, str, str]]:
 def _verdict(report: Report) -> tuple[str, str]:
     code, text = report.verdict
     style = "bold green" if code is Exit.OK else "bold red"
-    return style, f"{text} ({report.seconds:.1f} s; all figures are the server's own)"
+    return style, f"{text} ({report.seconds:.1f} s)"
 
 
 def table(report: Report) -> RenderableType:
@@ -124,6 +127,7 @@ def table(report: Report) -> RenderableType:
         parts.append(_about("", "", Columns(steps, padding=(0, 2))))
     if stats := _stats(report):
         parts.append(_about("server", "bold", stats))
+    parts.append(Text(f"Figures by {_SOURCES}: the server's own.", "dim"))
     closing = [_about(name, f"bold {style}", text) for style, name, text in _closing(report)]
     if closing:
         parts += [Text(), *closing]
@@ -143,19 +147,20 @@ def _about(heading: str, style: str, body: RenderableType) -> RenderableType:
 def plain(report: Report) -> list[str]:
     """The summary as lines of text."""
     headings = tuple(" ".join(heading.split()) for heading in _HEADINGS)
-    lines = ["", "Jobs, as job.get tells them"]
+    lines = ["", "Jobs"]
     lines += _aligned([headings, *map(_cells, report.kinds), _total(report)], left=2)
     if dead := _dead_letter(report):
         lines.append(dead)
     lines += [
         "",
-        "Workflow, as workflow.get and workflow.timeline tell it",
+        "Workflow",
         f"  {_workflow(report)}",
     ]
     lines += _aligned(_steps(report), left=0)
     if stats := _stats(report):
-        lines += ["", "Server, as stats tells it", f"  {stats}"]
+        lines += ["", "Server", f"  {stats}"]
     closing = [f"{heading}: {text}" for _, heading, text in _closing(report)]
+    lines += ["", f"Figures by {_SOURCES}: the server's own."]
     return [*lines, *([""] if closing else []), *closing, "", _verdict(report)[1]]
 
 

@@ -29,12 +29,8 @@ from trio_dispatch import (
     ConnectFailed,
     ConnectionLost,
     DispatchError,
-    RequestError,
 )
 from trio_dispatch._groups import leaves
-
-if sys.version_info < (3, 11):  # pragma: no cover
-    from exceptiongroup import BaseExceptionGroup
 
 
 class Exit(enum.IntEnum):
@@ -66,11 +62,8 @@ def run_async(command: Callable[[], Awaitable[Exit]]) -> Exit:
     """Run an async command to its exit code. Errors become a line, and so does Ctrl-C."""
     try:
         return trio.run(_interruptible, command)
-    except UsageError as exc:
-        complain(str(exc))
-        return Exit.USAGE
     except BaseException as exc:
-        code = _explain(list(leaves(exc)) if isinstance(exc, BaseExceptionGroup) else [exc])
+        code = _explain(list(leaves(exc)))
         if code is None:
             raise
         return code
@@ -108,8 +101,13 @@ def _explain(errors: list[BaseException]) -> Exit | None:
             return Exit.FAILED
     told = [error for error in errors if not isinstance(error, trio.Cancelled)]
     for error in told:
+        if isinstance(error, UsageError):
+            complain(str(error))
+            return Exit.USAGE
         if isinstance(error, AuthError):
-            complain(f"the server refused the token ({error.message}); see --token")
+            complain(
+                f"the server refused the token ({error.message}); see --token and DISPATCH_TOKEN"
+            )
             return Exit.REFUSED
     for error in told:
         if isinstance(error, (ConnectFailed, ConnectionLost, ClientClosed)):
@@ -117,7 +115,7 @@ def _explain(errors: list[BaseException]) -> Exit | None:
                 str(error.__cause__ or error) if isinstance(error, ClientClosed) else str(error)
             )
             return Exit.NO_CONNECTION
-    if told and all(isinstance(error, (DispatchError, RequestError, OSError)) for error in told):
+    if told and all(isinstance(error, (DispatchError, OSError)) for error in told):
         complain(str(told[0]))
         return Exit.FAILED
     return None
