@@ -54,9 +54,9 @@ def tests(session: nox.Session) -> None:
     session.run("pytest", "--numprocesses=2", *session.posargs)
 
 
-@nox.session
+@nox.session(python=PYTHONS[0] if PYTHONS else None)
 def lowest(session: nox.Session) -> None:
-    """Run the tests with the oldest versions that pyproject.toml allows."""
+    """Run the tests with the oldest versions that pyproject.toml allows, on the oldest Python."""
     declared = [*PYPROJECT["project"]["dependencies"]]
     for requirements in PYPROJECT["project"]["optional-dependencies"].values():
         declared += requirements
