@@ -18,6 +18,7 @@ import trio
 import trio_dispatch
 from tests.server.recorded_server import recorded_server
 from tests.snippets import EXAMPLE_URL, PAGES, ROOT, Snippet, snippets
+from trio_dispatch.testing import FaultyProxy
 
 PROGRAMS = [snippet for page in PAGES for snippet in snippets(page) if snippet.is_program]
 PAGES_WITH_FRAGMENTS = [
@@ -34,6 +35,7 @@ async def test_the_fragments_of_a_page_run_and_print_what_it_says(
         # The page's URL leads to this server, whatever port it has.
         for name in ("open_client", "connect_client", "open_link", "run_link"):
             monkeypatch.setattr(trio_dispatch, name, _with_url(getattr(trio_dispatch, name), url))
+        monkeypatch.setattr(FaultyProxy, "listen", _with_url(FaultyProxy.listen, url))
         names: dict[str, object] = {}
         for snippet in snippets(page):
             if not snippet.is_program:

@@ -1,0 +1,163 @@
+"""A bounded byte stream in memory, which can break as a TCP connection does.
+
+trio's own memory streams never push back and never break, so nothing that a network does can be
+tried on them.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import trio
+
+ROOM: Final = 64 * 1024
+"""Bytes on their way in one direction, before sending blocks."""
+
+
+class _Direction:
+    """One way through a pipe: bytes that were sent and not yet received."""
+
+    def __init__(self) -> None:
+        self.held = bytearray()
+        self.ended = False
+        """The sender sends no more."""
+        self.sender_closed = False
+        self.receiver_closed = False
+        self.broken = False
+        self._waiting = trio.lowlevel.ParkingLot()
+
+    def wake(self) -> None:
+        """Something changed: let everybody look again."""
+        self._waiting.unpark_all()
+
+    def check_sendable(self) -> None:
+        if self.sender_closed or self.ended:
+            raise trio.ClosedResourceError("this end was closed for sending")
+        if self.broken or self.receiver_closed:
+            raise trio.BrokenResourceError("the other end is gone")
+
+    async def wait_for_room(self) -> None:
+        self.check_sendable()
+        while len(self.held) >= ROOM:
+            await self._waiting.park()
+            self.check_sendable()
+
+    async def send(self, data: bytes | bytearray | memoryview) -> None:
+        view = memoryview(data)
+        self.check_sendable()
+        while view:
+            await self.wait_for_room()
+            room = ROOM - len(self.held)
+            self.held += view[:room]
+            view = view[room:]
+            self.wake()
+
+    async def receive(self, max_bytes: int) -> bytes:
+        while True:
+            if self.receiver_closed:
+                raise trio.ClosedResourceError("this end was closed")
+            if self.broken:
+                raise trio.BrokenResourceError("the connection was reset")
+            if self.held:
+                data = bytes(self.held[:max_bytes])
+                del self.held[:max_bytes]
+                self.wake()
+                return data
+            if self.ended:
+                return b""
+            await self._waiting.park()
+
+
+class PipeEnd(trio.abc.HalfCloseableStream):
+    """One end of a pipe. To code written for trio's streams it is a TCP connection."""
+
+    def __init__(self, outgoing: _Direction, incoming: _Direction) -> None:
+        self._outgoing = outgoing
+        self._incoming = incoming
+        self._sending = self._receiving = False
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        """Send *data*, waiting while 64 KiB are on their way.
+
+        Raises:
+            trio.BrokenResourceError: the other end is gone, or the connection was reset.
+            trio.ClosedResourceError: this end is closed, or has sent its end.
+            trio.BusyResourceError: another task is sending.
+        """
+        self._begin_sending()
+        try:
+            await trio.lowlevel.checkpoint()
+            await self._outgoing.send(data)
+        finally:
+            self._sending = False
+
+    async def wait_send_all_might_not_block(self) -> None:
+        """Wait until there is room. Raises as `send_all` does."""
+        self._begin_sending()
+        try:
+            await trio.lowlevel.checkpoint()
+            await self._outgoing.wait_for_room()
+        finally:
+            self._sending = False
+
+    async def send_eof(self) -> None:
+        """Send no more; receiving goes on. Idempotent."""
+        self._begin_sending()
+        try:
+            await trio.lowlevel.checkpoint()
+            if self._outgoing.sender_closed:
+                raise trio.ClosedResourceError("this end was closed")
+            self._outgoing.ended = True
+            self._outgoing.wake()
+        finally:
+            self._sending = False
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes:
+        """Receive what is there; empty bytes when the other end sends no more.
+
+        Raises:
+            trio.BrokenResourceError: the connection was reset.
+            trio.ClosedResourceError: this end is closed.
+            trio.BusyResourceError: another task is receiving.
+        """
+        if max_bytes is None:
+            max_bytes = ROOM
+        elif not isinstance(max_bytes, int):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise TypeError("max_bytes is an integer")
+        elif max_bytes < 1:
+            raise ValueError("max_bytes is at least 1")
+        if self._receiving:
+            raise trio.BusyResourceError("another task is receiving on this stream")
+        self._receiving = True
+        try:
+            await trio.lowlevel.checkpoint()
+            return await self._incoming.receive(max_bytes)
+        finally:
+            self._receiving = False
+
+    async def aclose(self) -> None:
+        """Close this end: the other end reads what was sent, and can send no more."""
+        self._outgoing.sender_closed = self._outgoing.ended = True
+        self._incoming.receiver_closed = True
+        self._incoming.held.clear()
+        self._outgoing.wake()
+        self._incoming.wake()
+        await trio.lowlevel.checkpoint()
+
+    def reset(self) -> None:
+        """Break the connection, for both ends: what is on its way is lost."""
+        for direction in (self._outgoing, self._incoming):
+            direction.broken = True
+            direction.held.clear()
+            direction.wake()
+
+    def _begin_sending(self) -> None:
+        if self._sending:
+            raise trio.BusyResourceError("another task is sending on this stream")
+        self._sending = True
+
+
+def pipe() -> tuple[PipeEnd, PipeEnd]:
+    """Make a pipe: two ends, each of which receives what the other sends."""
+    there, back = _Direction(), _Direction()
+    return PipeEnd(there, back), PipeEnd(back, there)
