@@ -517,10 +517,12 @@ def test_a_grant_of_the_callers_own_delays_the_next_one(monkeypatch: pytest.Monk
 
 
 @pytest.mark.parametrize(
-    "message", [b"", b"garbage", b"[]", b"null", b'{"id":7}', b"\xff\xfe", b"[" * 100_000]
+    "message", [b"", b"garbage", b"[]", b"null", b'{"id":7}', b"\xff\xfe", b"[" * 100_000, "\ud800"]
 )
 @CODECS
-def test_what_is_no_frame_is_a_breach_that_ends_the_session(codec: Codec, message: bytes) -> None:
+def test_what_is_no_frame_is_a_breach_that_ends_the_session(
+    codec: Codec, message: bytes | str
+) -> None:
     session = ready(codec)
     id = session.request(Frame())
     with pytest.raises(ProtocolError, match="not a frame"):
