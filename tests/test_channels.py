@@ -124,6 +124,7 @@ def test_the_channel_of_an_envelope_stands_in_for_a_topic_but_is_not_a_subscript
     assert read_occurrence(event(body, "job:1")).topic == "job:1"
     # A topic goes before it, and what is no entity's topic is none.
     assert envelope("job:1", channel="workflow:2").topic == "job:1"
+    assert envelope("", channel="jobs").topic == ""
     assert envelope("", channel="jobs").channels(with_queue=True) == ["firehose"]
     assert envelope("", channel="workflow:2").topic == "workflow:2"
 
@@ -153,6 +154,12 @@ def test_a_type_alone_is_an_event_for_everybody_who_takes_everything() -> None:
     found = read_occurrence(event({"type": "cron.fired"}))
     assert found.type == "cron.fired"
     assert found.channels(with_queue=True) == ["firehose"]
+
+
+@pytest.mark.parametrize("data", [msgspec.Raw(), msgspec.Raw(b"null")])
+def test_no_data_at_all_is_an_event_without_fields(data: msgspec.Raw) -> None:
+    found = read_occurrence(WireFrame(type="event", channel="jobs", data=data, ts=AT))
+    assert (found.type, found.topic, found.ts, found.fields()) == ("", "", AT, {})
 
 
 # The described shape.
@@ -314,6 +321,8 @@ def test_the_same_flat_event_under_another_channel_is_a_copy() -> None:
     assert not copies.is_copy(flat("jobs", **fields))
     assert copies.is_copy(flat("firehose", **fields))
     assert copies.is_copy(flat("job:1", **fields))
+    assert not copies.is_copy(flat("firehose", **fields))  # the next one, by another way first
+    assert copies.is_copy(flat("jobs", **fields))
 
 
 def test_the_same_flat_event_under_the_same_channel_happened_again() -> None:
