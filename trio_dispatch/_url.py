@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from ipaddress import ip_address
 from typing import Final
 from urllib.parse import SplitResult, urlsplit
@@ -73,12 +74,12 @@ def parse_url(url: object, *schemes: str) -> Address:
             "a URL holds printable ASCII characters only; percent-encode the others: "
             f"{_without_secrets(url)!r}"
         )
-    if "@" in parts.path or parts.fragment:
-        # Where a secret is not encoded, it ends at its first slash or #, and what is left of it
-        # would be taken for host and port.
+    if "@" in parts.path + parts.query or parts.fragment:
+        # Where a secret is not encoded, its first /, ? or # ends it, and what is left of it would
+        # be taken for host and port.
         raise ValueError(
-            "a URL has no '@' in its path and no fragment: in a user name, a password or a query, "
-            "write / as %2F, # as %23 and @ as %40"
+            "a URL has no '@' behind its host, and no fragment: in a secret and in a query, "
+            "write / as %2F, ? as %3F, # as %23 and @ as %40"
         )
     resource = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
     return Address(
@@ -93,9 +94,10 @@ def _shown(parts: SplitResult) -> str:
 
 def _without_secrets(text: str) -> str:
     """Show what may not even be a URL."""
-    for end in "?#":
-        text = text.partition(end)[0]
-    scheme, separator, rest = text.partition("://")
-    if not separator:
-        scheme, rest = "", text
-    return scheme + separator + rest.rpartition("@")[2]
+    shown, *hidden = re.split("[?#]", text, maxsplit=1)
+    if any("@" in part for part in hidden):
+        return "…"  # so the ? or # may belong to a secret, whose beginning stands before it
+    scheme, separator, place = shown.partition("://")
+    if not separator or not scheme.isalnum():
+        scheme, separator, place = "", "", shown
+    return scheme + separator + place.rpartition("@")[2]
