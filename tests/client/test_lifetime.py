@@ -23,6 +23,7 @@ from trio_dispatch import (
     Disconnected,
 )
 from trio_dispatch._open import running
+from trio_dispatch.testing import pipe
 
 if sys.version_info < (3, 11):
     from exceptiongroup import ExceptionGroup
@@ -108,6 +109,23 @@ async def test_who_is_no_dispatch_server_raises_connect_failed(
     with pytest.raises(ConnectFailed):
         async with running(client):
             pytest.fail("entered")
+    assert trio.current_time() == 0  # at once
+
+
+async def test_a_connection_reset_in_the_handshake_is_noticed_at_once(
+    autojump_clock: object,
+) -> None:
+    async def connect(address: object) -> trio.abc.Stream:
+        near, far = pipe()
+        far.reset()
+        return near
+
+    client = memory_client(make_server())
+    client.use_connector(connect)
+    with pytest.raises(ConnectFailed, match="during the handshake"):
+        async with running(client):
+            pytest.fail("entered")
+    assert trio.current_time() == 0
 
 
 @pytest.mark.parametrize("where", ["client", "subscription", "both"])

@@ -56,7 +56,8 @@ class WireStream(trio.abc.Stream):
     - *Cork*: writes are held back until `uncork`, and the next write takes all of them along, so
       that many messages cost one system call (measured: 10,100 requests/s against 7,200).
     - *Pieces*: a write of many megabytes that advances can be told from one that is stuck.
-    - *EOF in the handshake* raises, as trio-websocket would otherwise wait for ever.
+    - *The end in the handshake*: an EOF raises, and any failure sets `broken`, as trio-websocket
+      would otherwise wait for ever.
     """
 
     def __init__(self, stream: trio.abc.Stream) -> None:
@@ -65,6 +66,8 @@ class WireStream(trio.abc.Stream):
         self._writing_since: float | None = None
         self.upgraded = False
         """Set when the handshake is over."""
+        self.broken = trio.Event()
+        """Set when the connection fails during the handshake."""
 
     @property
     def stuck_since(self) -> float | None:
@@ -96,6 +99,9 @@ class WireStream(trio.abc.Stream):
             for start in range(0, len(view), PIECE):
                 await self._stream.send_all(view[start : start + PIECE])
                 self._writing_since = trio.current_time()
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            self.broken.set()
+            raise
         finally:
             self._writing_since = None
 
@@ -105,8 +111,13 @@ class WireStream(trio.abc.Stream):
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
         """Read what is there. An end during the handshake raises `trio.BrokenResourceError`."""
-        data = await self._stream.receive_some(max_bytes)
+        try:
+            data = await self._stream.receive_some(max_bytes)
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            self.broken.set()
+            raise
         if not data and not self.upgraded:
+            self.broken.set()
             raise trio.BrokenResourceError("the connection ended during the handshake")
         return data
 

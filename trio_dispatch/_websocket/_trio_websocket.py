@@ -41,16 +41,19 @@ async def upgrade(
         started = False
         try:
             async with trio.open_nursery() as inner:
-                connection = await trio_websocket.wrap_client_stream(
-                    inner,
-                    stream,  # type: ignore[arg-type]  # any Stream will do, says its docstring
-                    address.host_header,
-                    address.resource,
-                    extra_headers=[(name.encode(), value.encode()) for name, value in headers],
-                    message_queue_size=QUEUED_MESSAGES,
-                    max_message_size=max_message_size,
-                    receive_buffer_size=READ_SIZE,
-                )
+                async with trio.open_nursery() as handshake:
+                    handshake.start_soon(_raise_when_broken, stream)
+                    connection = await trio_websocket.wrap_client_stream(
+                        inner,
+                        stream,  # type: ignore[arg-type]  # any Stream will do, says its docstring
+                        address.host_header,
+                        address.resource,
+                        extra_headers=[(name.encode(), value.encode()) for name, value in headers],
+                        message_queue_size=QUEUED_MESSAGES,
+                        max_message_size=max_message_size,
+                        receive_buffer_size=READ_SIZE,
+                    )
+                    handshake.cancel_scope.cancel()
                 stream.upgraded = started = True
                 task_status.started(connection)
         except Exception as exc:  # noqa: BLE001 - told apart below
@@ -63,6 +66,11 @@ async def upgrade(
             raise TransportClosed(f"the WebSocket handshake failed: {cause}") from cause
 
     return TrioWebSocketTransport(stream, await nursery.start(host))
+
+
+async def _raise_when_broken(stream: WireStream) -> None:
+    await stream.broken.wait()
+    raise TransportClosed("the connection ended during the handshake")
 
 
 class TrioWebSocketTransport:
