@@ -135,6 +135,8 @@ def _encode_all(value: object) -> bytes:
             _refuse_what_becomes_null(value)
     except RecursionError:
         raise ValueError("no JSON form: nested too deeply, or contains itself") from None
+    except msgspec.EncodeError as exc:  # pragma: no cover - only old releases raise it
+        raise TypeError(f"no JSON form: {exc}") from exc
     return text
 
 

@@ -63,6 +63,8 @@ def parse_url(url: object, *schemes: str) -> Address:
     try:
         parts = urlsplit(url)
         port = parts.port
+        if "[" in parts.netloc:
+            ip_address(parts.hostname or "")  # some Pythons let anything stand in brackets
     except ValueError:
         # The reason would quote what stands where host and port belong: perhaps a secret.
         raise ValueError(f"not a URL like {wanted}: its host or port cannot be read") from None
