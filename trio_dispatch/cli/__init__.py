@@ -16,6 +16,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command with *arguments* (by default the program's own); return its exit code."""
     try:
         from trio_dispatch.cli._app import run
+
+        # Commands import the extras that only they need.
+        return run(sys.argv[1:] if arguments is None else arguments)
     except ModuleNotFoundError as exc:
         missing = (exc.name or "").partition(".")[0]
         if missing == "trio_dispatch":
@@ -25,4 +28,3 @@ def main(arguments: Sequence[str] | None = None) -> int:
             "install it with: pip install 'trio-dispatch[cli]'\n"
         )
         return _NOT_INSTALLED
-    return run(sys.argv[1:] if arguments is None else arguments)

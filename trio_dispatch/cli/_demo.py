@@ -197,10 +197,10 @@ class Demo:
         await self._client.cancel_job(job_id)
         seconds = f"{self._plan.patience:g} s"
         if job is not None and job.state == "pending":
-            raise Lacks(f"after {seconds} no worker has taken a job from queue {row.kind.queue!r}")
+            raise Lacks(f"no worker took a job from queue {row.kind.queue!r} in {seconds}")
         if not board.listening:
             raise Lacks(f"still running after {seconds}, as jobs are whose name no worker knows")
-        raise Lacks(f"no worker knows this job name (nothing happened for {seconds})")
+        raise Lacks(f"no worker knows this job name (waited {seconds})")
 
     async def _wait_job(self, row: Row, job_id: str) -> None:
         try:

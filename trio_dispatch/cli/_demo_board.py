@@ -218,7 +218,7 @@ class Board:
             case _:
                 pass
         text = event.type.removeprefix("job.") + detail
-        subject = f"{row.kind.name} …{job_id[-4:]}"
+        subject = f"{row.kind.name} #{job_id[-4:]}"
         line = Line(self.now, subject, text, mood)
         self.lines.append(line)
         if mood in ("odd", "bad") and self._on_line is not None:

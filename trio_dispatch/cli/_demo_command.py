@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import secrets
+from collections.abc import Callable
 from contextlib import AsyncExitStack
-from typing import Annotated, Final, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Final, TypeAlias
 
 import attrs
 import trio
@@ -27,6 +28,9 @@ from trio_dispatch.cli._exits import Exit, UsageError, run_async
 LINGER: Final = 0.8
 """Seconds that the finished screen stays."""
 
+if TYPE_CHECKING:
+    from trio_dispatch.server import Server
+
 PlainOption: TypeAlias = Annotated[
     bool,
     Parameter(help="Lines instead of a live screen.", negative=(), show_default=False),
@@ -36,6 +40,8 @@ PlainOption: TypeAlias = Annotated[
 @attrs.frozen(kw_only=True)
 class _Options:
     url: str | None
+    make_server: Callable[[Plan, str], Server] | None
+    """Where there is no URL."""
     token: str | None
     plan: Plan
     console: Console
@@ -85,9 +91,16 @@ def demo(
     for option, value in (("--speed", speed), ("--deadline", deadline)):
         if not (math.isfinite(value) and value > 0):
             raise UsageError(f"{option} is a number above 0, not {value}")
+    make_server: Callable[[Plan, str], Server] | None = None
+    if not url:
+        # Here, where a missing extra is an error of its own and not one in a group.
+        from trio_dispatch.cli import _demo_server
+
+        make_server = _demo_server.make_server
     console = Console(highlight=False)
     options = _Options(
         url=url or None,
+        make_server=make_server,
         token=token,
         plan=make_plan(prefix=prefix, speed=speed, deadline=deadline, own_server=not url),
         console=console,
@@ -98,13 +111,12 @@ def demo(
 
 async def _demo(options: _Options) -> Exit:
     async with AsyncExitStack() as stack:
-        url, token = options.url, options.token
-        where = ""
+        url, token, where = options.url, options.token, ""
         if url is None:
-            from trio_dispatch.cli._demo_server import make_server
-
+            assert options.make_server is not None
             token = secrets.token_urlsafe()
-            url = await stack.enter_async_context(make_server(options.plan, token).serve())
+            server = options.make_server(options.plan, token)
+            url = await stack.enter_async_context(server.serve())
             where = "embedded server, "
         connection = connect(url, token)
         where += parse_url(url, "ws", "wss").shown

@@ -136,7 +136,7 @@ def make_plan(
         steps=steps if own_server else (),
         speed=speed,
         quiet=1.0 * second,
-        patience=min(5.0, deadline),
+        patience=min(5.0, deadline / 2),
         deadline=deadline,
         own_server=own_server,
     )

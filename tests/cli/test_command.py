@@ -1,0 +1,289 @@
+"""The command as users run it: over loopback, with its exit codes, and one line for each error."""
+
+from __future__ import annotations
+
+import os
+import re
+import select
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import trio
+
+from tests.cli.showing import foreign_server
+from trio_dispatch import __version__
+from trio_dispatch.cli import main
+from trio_dispatch.cli._demo_plan import EMAIL
+from trio_dispatch.cli._exits import Exit
+from trio_dispatch.server import Server
+
+ROOT = Path(__file__).parents[2]
+COMMAND = [sys.executable, "-m", "trio_dispatch.cli"]
+FAST = ["--speed", "20"]
+
+
+@pytest.fixture(autouse=True)
+def _no_server_of_the_users(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("DISPATCH_URL", "DISPATCH_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+
+
+@contextmanager
+def serving(server: Server) -> Iterator[str]:
+    """Serve in a thread; gives the URL."""
+    ready, urls = threading.Event(), list[str]()
+    stop: list[trio.lowlevel.TrioToken] = []
+    scope = trio.CancelScope()
+
+    async def serve() -> None:
+        with scope:
+            async with server.serve() as url:
+                urls.append(url)
+                stop.append(trio.lowlevel.current_trio_token())
+                ready.set()
+                await trio.sleep_forever()
+
+    thread = threading.Thread(target=trio.run, args=(serve,))
+    thread.start()
+    assert ready.wait(10)
+    try:
+        yield urls[0]
+    finally:
+        stop[0].run_sync_soon(scope.cancel)
+        thread.join(10)
+
+
+def test_the_demo_without_a_terminal_prints_lines_and_a_summary() -> None:
+    done = subprocess.run(
+        [*COMMAND, "demo", *FAST], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.stderr == ""
+    assert done.returncode == Exit.OK
+    lines = done.stdout.splitlines()
+    assert re.fullmatch(r"trio-dispatch demo, embedded server, ws://127\.0\.0\.1:\d+/dwp", lines[0])
+    assert "\x1b" not in done.stdout
+    assert sum(line.endswith("retrying: attempt 1 failed") for line in lines) == 9
+    assert any("waiting for the event demo-approval-" in line for line in lines)
+    total = next(line.split() for line in lines if line.startswith("  total"))
+    assert total == ["total", "37", "34", "3", "18"]
+    assert lines[-1].startswith("Everything ended as it should.")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there are no pseudo-terminals")
+@pytest.mark.parametrize("size", [(80, 24), (160, 48)])
+def test_the_demo_in_a_terminal_is_a_live_screen_and_leaves_a_summary(
+    size: tuple[int, int],
+) -> None:
+    import fcntl
+    import pty
+    import struct
+    import termios
+
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", size[1], size[0], 0, 0))
+    environ = {k: v for k, v in os.environ.items() if k not in ("COLUMNS", "LINES", "NO_COLOR")}
+    process = subprocess.Popen(
+        [*COMMAND, "demo", "--speed", "10"],
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        env={**environ, "TERM": "xterm-256color", "PYTHONIOENCODING": "utf-8"},
+    )
+    os.close(theirs)
+    output = b""
+    deadline = time.monotonic() + 30
+    try:
+        while time.monotonic() < deadline:
+            if not select.select([ours], [], [], 1)[0]:
+                continue
+            try:
+                chunk = os.read(ours, 65536)
+            except OSError:  # the other end is closed
+                break
+            if not chunk:
+                break
+            output += chunk
+    finally:
+        os.close(ours)
+        process.kill() if process.poll() is None and time.monotonic() >= deadline else None
+        code = process.wait(10)
+    assert code == Exit.OK
+    text = output.decode()
+    before, live = text.split("\x1b[?1049h")
+    live, after = live.split("\x1b[?1049l")
+    assert not before.strip()
+    assert "last events" in live
+    assert "\x1b[?25h" in after or "\x1b[?25h" in live  # the cursor is back
+    assert "Everything ended as it should." in after
+
+
+def test_ctrl_c_is_clean() -> None:
+    process = subprocess.Popen(
+        [*COMMAND, "demo"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    process.stdout.readline()
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=20)
+    assert errors == "trio-dispatch: interrupted\n"
+    assert process.returncode == Exit.INTERRUPTED
+
+
+def test_a_reader_that_leaves_early_gets_no_traceback() -> None:
+    process = subprocess.Popen(
+        [*COMMAND, "demo", *FAST], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    assert process.stderr is not None
+    process.stdout.readline()
+    process.stdout.close()
+    assert process.stderr.read() == ""
+    process.stderr.close()
+    assert process.wait(20) == Exit.FAILED
+
+
+@pytest.mark.parametrize("missing", ["rich", "cyclopts", "websockets"])
+def test_without_the_extra_the_command_says_what_to_install(missing: str) -> None:
+    code = f"import sys; sys.modules[{missing!r}] = None\nfrom trio_dispatch.cli import main\n"
+    done = subprocess.run(
+        [sys.executable, "-c", code + "sys.exit(main(['demo']))"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.stderr == (
+        f"trio-dispatch: the command needs {missing}; "
+        "install it with: pip install 'trio-dispatch[cli]'\n"
+    )
+    assert done.returncode == Exit.USAGE
+
+
+def test_url_and_token_run_it_on_another_server(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with serving(foreign_server(jobs=[EMAIL], workflow=True)) as url:
+        arguments = ["demo", *FAST, "--deadline", "2", "--url", url]
+        assert main([*arguments, "--token", "token"]) == Exit.OK
+        out, errors = capsys.readouterr()
+        assert errors == ""
+        assert out.startswith(f"trio-dispatch demo, {url}\n")
+        assert "skipped: demo-charge-card: no worker knows this job name (waited 1 s)\n" in out
+
+        assert main([*arguments, "--token", "wrong"]) == Exit.REFUSED
+        assert main(arguments) == Exit.REFUSED
+        out, errors = capsys.readouterr()
+        assert out == ""
+        refused = (
+            "the server refused the token (authentication failed); see --token and DISPATCH_TOKEN"
+        )
+        assert errors == 2 * f"trio-dispatch: {refused}\n"
+
+        monkeypatch.setenv("DISPATCH_URL", url)
+        monkeypatch.setenv("DISPATCH_TOKEN", "token")
+        prefixed = ["demo", *FAST, "--deadline", "0.2", "--prefix", "nobody-knows-"]
+        assert main(prefixed) == Exit.FAILED
+        out, errors = capsys.readouterr()
+        assert errors == ""
+        assert "Everything was skipped" in out.splitlines()[-1]
+
+
+def test_nobody_listening_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        port = unused.getsockname()[1]
+        url = f"ws://user:secret@127.0.0.1:{port}/dwp?token=secret"
+        assert main(["demo", "--url", url, "--token", "secret"]) == Exit.NO_CONNECTION
+    out, errors = capsys.readouterr()
+    assert out == ""
+    assert errors.startswith(f"trio-dispatch: cannot connect to ws://127.0.0.1:{port}/dwp: ")
+    assert errors.count("\n") == 1
+    assert "secret" not in errors
+
+
+def test_a_server_that_goes_away_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    server = foreign_server()
+    gone = threading.Event()
+
+    @server.job("demo-send-email")
+    async def leave(payload: object) -> None:
+        gone.set()
+        await trio.sleep_forever()
+
+    with serving(server) as url:
+        code: list[int] = []
+        arguments = ["demo", "--url", url, "--token", "token"]
+        thread = threading.Thread(target=lambda: code.append(main(arguments)))
+        thread.start()
+        assert gone.wait(10)
+    thread.join(10)
+    assert code == [Exit.NO_CONNECTION]
+    _, errors = capsys.readouterr()
+    # Which it is depends on whether the workflow's own connection was there already.
+    lost = r"the connection to \S+ was lost|cannot connect to \S+: "
+    assert re.fullmatch(rf"trio-dispatch: ({lost})[^\n]*\n", errors)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["demo", "--url", "http://127.0.0.1:1/dwp"], "--url: not a URL like ws://"),
+        (["demo", "--url", "nonsense"], "--url: not a URL like ws://"),
+        (["demo", "--bogus"], "Unknown option"),
+        (["demo", "more"], "Unused Tokens"),
+        (["demo", "--speed", "fast"], "Invalid value for"),
+        (["demo", "--speed", "nan"], "--speed is a number above 0, not nan"),
+        (["demo", "--deadline", "0"], "--deadline is a number above 0, not 0.0"),
+        (["dance"], "Unknown command"),
+    ],
+)
+def test_wrong_use_is_one_line(
+    arguments: list[str], complaint: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(arguments) == Exit.USAGE
+    out, errors = capsys.readouterr()
+    assert out == ""
+    assert errors.startswith("trio-dispatch: ")
+    assert complaint in errors
+    assert errors.count("\n") == 1
+
+
+def test_a_token_that_goes_unencrypted_to_another_machine_is_warned_about(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    # The name is no machine's, so nothing goes anywhere.
+    url = "ws://nowhere.invalid:1/dwp"
+    assert main(["demo", "--url", url, "--token", "secret"]) == Exit.NO_CONNECTION
+    _, errors = capsys.readouterr()
+    first, second = errors.splitlines()
+    assert first.startswith(f"trio-dispatch: warning: a token goes unencrypted to {url}")
+    assert second.startswith(f"trio-dispatch: cannot connect to {url}")
+    assert "secret" not in errors
+
+
+def test_help_names_what_another_server_needs(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    assert main(["demo", "--help"]) == Exit.OK
+    text, _ = capsys.readouterr()
+    words = " ".join(text.split())
+    for name in (
+        *("demo-send-email", "demo-process-image", "demo-build-report", "demo-sync-stock"),
+        *("demo-charge-card", "demo-order-pipeline", "DISPATCH_URL", "DISPATCH_TOKEN", "130:"),
+    ):
+        assert name in words
+    assert max(map(len, text.splitlines())) <= 80
+    assert main(["--version"]) == Exit.OK
+    assert capsys.readouterr().out.strip() == __version__
+    assert main([]) == Exit.OK
+    assert "demo" in capsys.readouterr().out

@@ -1,0 +1,153 @@
+"""What is shown: it fits its terminal, stands still, and lets nothing odd through."""
+
+from __future__ import annotations
+
+import io
+import re
+
+import pytest
+import trio
+import trio.testing
+from rich.console import Console
+
+from tests.cli.showing import foreign_server, show
+from trio_dispatch.cli._demo import Demo
+from trio_dispatch.cli._demo_board import Board
+from trio_dispatch.cli._demo_plan import EMAIL, ORDER, make_plan
+from trio_dispatch.cli._demo_report import Report
+from trio_dispatch.cli._demo_server import make_server
+from trio_dispatch.cli._demo_summary import plain, table
+from trio_dispatch.cli._demo_view import LiveView, PlainView
+from trio_dispatch.cli._exits import readable
+
+SIZES = [(80, 24), (160, 48)]
+
+
+def console(width: int, height: int, encoding: str = "utf-8") -> Console:
+    out = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
+    return Console(file=out, width=width, height=height, force_terminal=True, _environ={})
+
+
+def frame(view: LiveView, screen: Console) -> list[str]:
+    lines = screen.render_lines(view.render(), pad=False)
+    return ["".join(segment.text for segment in line) for line in lines]
+
+
+def outline(lines: list[str]) -> list[str]:
+    """The frame without what is in it."""
+    return [re.sub(r"[^╭╮╰╯│]", " ", line) for line in lines]
+
+
+async def watched(
+    width: int, height: int, encoding: str = "utf-8"
+) -> tuple[list[list[str]], Report]:
+    """All frames of a whole demo, ten a second of virtual time, and its report."""
+    plan = make_plan()
+    frames: list[list[str]] = []
+    async with make_server(plan, "token").open_client() as client, trio.open_nursery() as nursery:
+        board = Board(plan)
+        screen = console(width, height, encoding)
+        view = LiveView(screen, board, "embedded server, ws://127.0.0.1:65535/dwp")
+
+        async def watch() -> None:
+            while True:
+                frames.append(frame(view, screen))
+                await trio.sleep(0.1)
+
+        nursery.start_soon(watch)
+        report = await Demo(client, board).run()
+        board.freeze()
+        frames.append(frame(view, screen))
+        nursery.cancel_scope.cancel()
+    return frames, report
+
+
+@pytest.mark.parametrize(("width", "height"), SIZES)
+async def test_the_live_screen_fits_and_stands_still(
+    width: int, height: int, autojump_clock: trio.testing.MockClock
+) -> None:
+    frames, _ = await watched(width, height)
+    assert len(frames) > 30
+    for lines in frames:
+        assert len(lines) == height
+        assert {len(line) for line in lines} <= {width}
+    assert len({tuple(line for line in outline(lines)) for lines in frames}) == 1
+    everything = "\n".join("\n".join(lines) for lines in frames)
+    for kind in make_plan().kinds:
+        assert kind.name in everything
+    assert "waiting for the event demo-approval-" in everything
+    assert "retrying: attempt 1 failed" in everything
+    assert "dlq: dead letter queue" in everything
+    last = "\n".join(frames[-1])
+    assert re.search(r"total .* 34 +3 ", last)
+    assert "✓ ship" in last
+    assert "done" in frames[-1][0]
+
+
+async def test_a_terminal_without_unicode_gets_none(autojump_clock: trio.testing.MockClock) -> None:
+    frames, report = await watched(80, 24, encoding="ascii")
+    for lines in frames:
+        "\n".join(lines).replace("…", "").encode("ascii")  # the ellipsis is rich's own
+    assert "\n".join(plain(report)).isascii()
+
+
+@pytest.mark.parametrize(("width", "height"), SIZES)
+async def test_the_summary_fits(
+    width: int, height: int, autojump_clock: trio.testing.MockClock
+) -> None:
+    _, report = await watched(width, height)
+    screen = console(width, height)
+    lines = ["".join(s.text for s in line).rstrip() for line in screen.render_lines(table(report))]
+    assert len(lines) <= height - 2  # a title above, a prompt below
+    assert all(len(line) <= width for line in lines)
+    text = "\n".join(lines)
+    assert "…" not in text
+    assert re.search(r"demo-charge-card +default +9 +3 +0 +3 +9 ", text)
+    assert re.search(r"total +37 +34 +3 +18", text)
+    assert "wait:demo-approval-" in text
+    assert "Everything ended as it should." in text
+
+
+async def test_the_plain_summary_is_aligned(autojump_clock: trio.testing.MockClock) -> None:
+    _, report = await watched(80, 24)
+    lines = plain(report)
+    start = lines.index("Jobs")
+    jobs = lines[start + 1 : start + 8]
+    column = jobs[0].index("completed") + len("completed")
+    assert [line[:column].split()[-1] for line in jobs[1:]] == ["12", "10", "6", "6", "0", "34"]
+    assert not any("\x1b" in line or line != line.rstrip() for line in lines)
+
+
+async def test_skips_are_in_both_summaries_with_their_reasons(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    report, _, _ = await show(foreign_server(jobs=[EMAIL]))
+    screen = console(80, 24)
+    rendered = screen.render_lines(table(report), pad=False)
+    live = " ".join("".join(segment.text for segment in line) for line in rendered)
+    for text in ("\n".join(plain(report)), " ".join(live.split())):
+        assert f"demo-{ORDER}: no workflow of this name is registered" in text
+        assert "demo-charge-card: no worker knows this job name (waited 5 s)" in text
+        assert "What this server has ended as it should." in text
+
+
+async def test_control_characters_of_a_server_do_not_reach_the_terminal(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    server = foreign_server()
+
+    @server.job("demo-send-email", max_retries=0)
+    async def evil(payload: object) -> None:
+        raise ValueError("\x1b[2J\x07[bold]gone[/bold]\r\n")
+
+    report, board, lines = await show(server)
+    out = io.StringIO()
+    view = PlainView(out)
+    for line in lines:
+        view.line(line)
+    screen = console(160, 48)
+    shown = [*plain(report), *out.getvalue().split("\n")]
+    shown += frame(LiveView(screen, board, "x"), screen)
+    shown += ["".join(s.text for s in line) for line in screen.render_lines(table(report))]
+    assert sum("[bold]gone[/bold]" in line for line in shown) > 3
+    assert all(line == readable(line) for line in shown)
