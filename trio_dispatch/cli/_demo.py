@@ -225,9 +225,12 @@ class Demo:
                 nursery.start_soon(self._approve, nursery.cancel_scope)
                 try:
                     handle = await self._client.start_workflow(plan.workflow, plan.order)
-                    self._found_run(handle.run_id)
-                    await handle.wait()
+                    if handle.known:
+                        self._found_run(handle.run_id)
+                    run = await handle.wait()
+                    self._found_run(run.id)
                 except WorkflowFailed as exc:
+                    self._found_run(exc.run.id)
                     self._workflow_problem = f"the run failed: {exc.run.error}"
                 except TELLING as exc:
                     self._workflow_error(exc)
