@@ -44,8 +44,9 @@ from trio_dispatch._models import (
 )
 from trio_dispatch._open import InsecureTokenWarning, connect_client, open_client
 from trio_dispatch._open_link import open_link, run_link
-from trio_dispatch._runs import RunHandle, RunWatch
+from trio_dispatch._run_handle import RunEvents, RunHandle
 from trio_dispatch._subscriptions import Subscription, SubscriptionStatistics
+from trio_dispatch._watching import RunWatch
 
 __version__ = "0.1.0"
 
@@ -88,6 +89,7 @@ __all__ = [
     "ProtocolError",
     "RequestError",
     "RequestTimeout",
+    "RunEvents",
     "RunHandle",
     "RunNotKnown",
     "RunWatch",

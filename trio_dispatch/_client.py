@@ -11,7 +11,7 @@ import attrs
 import msgspec
 import trio
 
-from trio_dispatch import _jobs, _runs
+from trio_dispatch import _jobs
 from trio_dispatch._arguments import check_count, check_text, encode_payload
 from trio_dispatch._channels import check_channel
 from trio_dispatch._codecs import UndecodableFrame, decode_data, decode_leniently
@@ -33,10 +33,13 @@ from trio_dispatch._models import (
     read_timeline,
 )
 from trio_dispatch._requests import Request
-from trio_dispatch._runs import RunHandle, RunWatch
+from trio_dispatch._run_connections import RunConnections
+from trio_dispatch._run_handle import RunHandle
+from trio_dispatch._runs import Runs, encode_input
 from trio_dispatch._session import Ready
 from trio_dispatch._settings import LinkSettings
 from trio_dispatch._subscriptions import Subscription, Subscriptions
+from trio_dispatch._watching import RunWatch
 from trio_dispatch._websocket import Connector
 
 T = TypeVar("T")
@@ -83,11 +86,8 @@ class Client:
         self._subscriptions = Subscriptions()
         self._link = Link(settings, self)
         self._subscriptions.use(self._link)
-        self._runs = _runs.RunConnections(
-            settings,
-            max_concurrent_runs,
-            lambda request: self._link.why_ended(self._link.error, request),
-        )
+        self._run_connections = RunConnections(settings, max_concurrent_runs, self.why_ended)
+        self._runs = Runs(self, self._subscriptions, self._run_connections)
         self._session_id: str | None = None
 
     def __repr__(self) -> str:
@@ -138,9 +138,9 @@ class Client:
             subscriptions=len(self._subscriptions),
             wanted_channels=len(self._subscriptions.wanted),
             undecodable_events=self._subscriptions.undecodable,
-            runs=self._runs.in_use,
-            runs_waiting=self._runs.waiting,
-            runs_limit=self._runs.limit,
+            runs=self._run_connections.in_use,
+            runs_waiting=self._run_connections.waiting,
+            runs_limit=self._run_connections.limit,
         )
 
     async def aclose(self) -> None:
@@ -229,22 +229,26 @@ class Client:
     # Workflows.
 
     async def start_workflow(self, name: str, input: object = msgspec.UNSET) -> RunHandle:
-        """Start a workflow on a connection of its own, and return when the server has answered.
+        """Start a workflow on a connection of its own, and return while it runs.
 
-        The server answers when the run has ended. Cancelled, this leaves the run alone.
+        Returns as soon as the run is known, or over; 2 s after it was sent at the latest, with a
+        handle whose run becomes known later. While ``max_concurrent_runs`` runs are under way,
+        further ones wait in order before they are sent.
+
+        Cancelled before the start is written, nothing is started. Cancelled later, the run goes on.
 
         Args:
             name: the workflow's name.
-            input: anything that msgspec encodes as JSON; an empty object without.
+            input: anything that msgspec encodes as JSON; an empty object without. White space that
+                means nothing is added to objects and arrays, by which the run is known again.
 
         Raises:
+            TypeError, ValueError: an argument cannot be sent.
             ServerError: no workflow of that name is registered.
-            ConnectionLost: the run's connection was lost; the run, if it began, goes on.
+            ConnectFailed: no connection could be made for the run.
         """
-        frame = _runs.start_frame(name, {} if input is msgspec.UNSET else input)
-        self._link.check_frame(frame)
-        answer = await self._carry(frame)
-        return RunHandle(self, _runs.read_started(answer))
+        text = encode_input(name, {} if input is msgspec.UNSET else input)
+        return RunHandle(self, await self._runs.start(name, text))
 
     async def run_workflow(self, name: str, input: object = msgspec.UNSET) -> WorkflowRun:
         """Start a workflow, wait until the run has ended, and return it.
@@ -253,6 +257,7 @@ class Client:
 
         Raises:
             WorkflowFailed: the run failed; ``run`` is its last state.
+            ConnectionLost: the run's connection was lost, and the run was not found.
         """
         handle = await self.start_workflow(name, input)
         return await handle.wait()
@@ -397,12 +402,26 @@ class Client:
         """For the link."""
         await self._runs.run()
 
+    # What the runs need.
+
+    def check_frame(self, frame: Frame) -> None:
+        """Refuse a frame that could not be sent."""
+        self._link.check_frame(frame)
+
+    def check_open(self) -> None:
+        """Raise `ClientClosed` if the client has ended."""
+        self._link.check_open()
+
+    def why_ended(self, request: Request | None = None) -> Exception:
+        """The error for somebody who was waiting when the client ended."""
+        return self._link.why_ended(self._link.error, request)
+
     # Helpers.
 
     def use_connector(self, connector: Connector) -> None:
         """Reach the server by *connector* instead of TCP. Before the client runs."""
         self._link.use_connector(connector)
-        self._runs.use_connector(connector)
+        self._run_connections.use_connector(connector)
 
     def _frame(self, method: str, key: str, id: str) -> Frame:
         what = "a job's id" if key == "job_id" else "a run's id"
@@ -425,7 +444,7 @@ class Client:
     async def _carry(self, frame: Frame) -> WireFrame:
         await trio.lowlevel.checkpoint()
         self._link.check_open()
-        return await self._runs.carry(frame).wait()
+        return await self._run_connections.carry(frame).wait()
 
     async def run_in_block(
         self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED

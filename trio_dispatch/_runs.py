@@ -1,53 +1,69 @@
-"""Workflow runs: the connections that start them, their handles, watching them.
+"""Workflow runs that this client starts: which run is ours, while it runs.
 
-The server answers ``workflow.start`` when the run has ended, and answers nothing else on that
-connection meanwhile (protocol, "Session"). So a start never travels on the main connection: each
-has one of its own, out of at most ``max_concurrent_runs``, and further starts wait in order.
+The server names a run only in its answer, which comes when the run has ended. Until then the run is
+found by its events: the input carries a tag, 64 random bits of white space behind its first
+bracket, which JSON ignores and the server stores byte for byte (protocol, "Jobs"). Any event of an
+unseen run of a workflow that is being started names a candidate; ``workflow.get`` shows its
+input, and an equal one is ours (measured: 64 equal starts with 50 foreign ones among them, all told
+apart in 11 ms).
+
+The tag makes it quick; **the answer is the authority**. A run is
+
+    ============ ======================================== =====================================
+    state        what is known                            what follows
+    ============ ======================================== =====================================
+    starting     nothing                                  a candidate with its input: running
+    running      its id and its events                    its answer: over
+    over         its last state                           nothing
+    failed       it was refused, or lost and not found    nothing
+    ============ ======================================== =====================================
+
+An answer may come in any state, and settles it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from datetime import datetime
+import random
+from collections import OrderedDict, deque
+from collections.abc import Awaitable, Callable, Iterable
+from enum import Enum
 from typing import TYPE_CHECKING, Final
 
-import attrs
 import msgspec
 import trio
 
 from trio_dispatch._arguments import check_text, encode_payload
-from trio_dispatch._asking import Asking
-from trio_dispatch._block import in_background
 from trio_dispatch._codecs import decode_leniently
-from trio_dispatch._errors import (
-    ClientClosed,
-    ConnectionLost,
-    DispatchError,
-    PermissionDenied,
-    ProtocolError,
-    RequestError,
-    RequestTimeout,
-    WorkflowFailed,
-    fresh,
-)
+from trio_dispatch._errors import ConnectionLost, DispatchError, ProtocolError, fresh
 from trio_dispatch._frames import Frame, FrameType, Method, WireFrame
-from trio_dispatch._link import Link
-from trio_dispatch._models import Event, Started, TimelineStep, WorkflowRun
-from trio_dispatch._requests import Request
-from trio_dispatch._session import Ready
-from trio_dispatch._settings import LinkSettings
-from trio_dispatch._websocket import Connector
+from trio_dispatch._models import Event, Started, StreamGap
+from trio_dispatch._run_connections import CarriedRequest, RunConnections
+from trio_dispatch._watching import END_EVENTS, finished_run
 
 if TYPE_CHECKING:
     from trio_dispatch._client import Client
-    from trio_dispatch._subscriptions import Subscription
+    from trio_dispatch._subscriptions import Listener, Subscriptions
 
-WATCH_BUFFER: Final = 10_000
-"""Events of one run that wait to be read; then the oldest are dropped."""
+KNOWN_WITHIN: Final = 2.0
+"""Seconds after which `start_workflow` returns a handle whose run is not known."""
 
-END_EVENTS: Final = frozenset({"workflow.completed", "workflow.failed"})
+LOOK_LONGER: Final = 5.0
+"""Seconds for which a run is looked for whose connection was lost before it was known."""
+
+LAST_EVENTS: Final = 1.0
+"""Seconds for which the last events of a run may come after its answer."""
+
+EVENTS_KEPT: Final = 10_000
+"""Events kept for one run, and for one candidate; a `StreamGap` stands for older ones."""
+
+FOREIGN_KEPT: Final = 10_000
+"""Runs of others that are remembered, so that none is looked up twice."""
+
+LOOKUPS: Final = 8
+"""Candidates that are looked up at once."""
 
 _started: Final = msgspec.json.Decoder(Started)
+_random: Final = random.SystemRandom()
 
 
 class _StartData(msgspec.Struct, frozen=True):
@@ -55,11 +71,24 @@ class _StartData(msgspec.Struct, frozen=True):
     input: msgspec.Raw
 
 
-def start_frame(name: str, input: object) -> Frame:
-    """Build the frame that starts a workflow. Raises for what no server can make sense of."""
+def encode_input(name: str, input: object) -> bytes:
+    """Encode the input of a workflow. Raises for what no server can make sense of."""
     check_text(name, "a workflow's name")
-    data = _StartData(name, encode_payload(input, f"the input of {name!r}"))
+    return bytes(encode_payload(input, f"the input of {name!r}"))
+
+
+def start_frame(name: str, text: bytes) -> Frame:
+    """Build the frame that starts a workflow with an encoded input."""
+    data = _StartData(name, msgspec.Raw(text))
     return Frame(type=FrameType.REQUEST, method=Method.WORKFLOW_START, data=data)
+
+
+def tagged(text: bytes) -> bytes:
+    """Put a tag of 64 random bits into an object or an array; other values have no room for it."""
+    if text[:1] not in (b"{", b"["):
+        return text
+    tag = bytes(_random.choice(b" \t\n\r") for _ in range(32))
+    return text[:1] + tag + text[1:]
 
 
 def read_started(answer: WireFrame) -> Started:
@@ -70,290 +99,267 @@ def read_started(answer: WireFrame) -> Started:
         raise ProtocolError(f"the answer to {Method.WORKFLOW_START} cannot be read: {exc}") from exc
 
 
-class _Unobserved:
-    """A run connection has neither subscriptions nor strays that anybody wants."""
+class RunState(Enum):
+    """Where a run of this client's stands; see the table above."""
 
-    async def run(self) -> None:
-        """Nothing to do."""
-
-    def on_ready(self, ready: Ready) -> None:
-        """Nothing to restore."""
-
-    def on_lost(self, since: datetime | None) -> None:
-        """Nothing to mark."""
-
-    def on_push(self, frame: WireFrame) -> None:
-        """Run connections never subscribe."""
-
-    def on_stray(self, frame: WireFrame) -> None:
-        """Nothing was sent besides."""
-
-    def on_end(self, error: DispatchError | None) -> None:
-        """The start has its own answer."""
+    STARTING = "starting"
+    RUNNING = "running"
+    OVER = "over"
+    FAILED = "failed"
 
 
-class CarriedRequest:
-    """A request on a connection of its own, in a task of its own."""
+class RunRecord:
+    """What is known of one run that this client has started."""
 
-    def __init__(self, frame: Frame) -> None:
-        self.request = Request(frame)
-        self.answer: WireFrame | None = None
+    def __init__(self, name: str, text: bytes) -> None:
+        self.name = name
+        self.text = text
+        """The input as it was sent."""
+        self.standing = RunState.STARTING
+        self.run_id: str | None = None
+        self.state = "running"
+        """The run's state, as it was last heard of."""
         self.error: Exception | None = None
-        self.done = trio.Event()
-        self.scope = trio.CancelScope()
+        self.listener: Listener | None = None
+        self.changed = trio.lowlevel.ParkingLot()
+        self.events: deque[Event] = deque()
+        self.forgotten = 0
+        """Events that were kept once, and are not any more."""
+        self.saw_end = trio.Event()
 
-    def settle(self, answer: WireFrame | None, error: Exception | None) -> None:
-        """It is answered, or never will be. Only the first word counts."""
-        if not self.done.is_set():
-            self.answer, self.error = answer, error
-            self.done.set()
+    @property
+    def settled(self) -> bool:
+        """Whether nothing more will be learned."""
+        return self.standing in (RunState.OVER, RunState.FAILED)
 
-    async def wait(self) -> WireFrame:
-        """Wait for the answer. Cancelled before the request is written, it is never sent."""
-        try:
-            await self.done.wait()
-        except trio.Cancelled:
-            if not self.request.written:
-                self.scope.cancel()
-            raise
+    def learn(self, run_id: str, events: Iterable[Event]) -> None:
+        """The run is this one."""
+        self.run_id = run_id
+        if self.standing is RunState.STARTING:
+            self.standing = RunState.RUNNING
+        for event in events:
+            self.add(event)
+        self.changed.unpark_all()
+
+    def add(self, event: Event) -> None:
+        """Something happened in the run."""
+        self.events.append(event)
+        if len(self.events) > EVENTS_KEPT:
+            self.events.popleft()
+            self.forgotten += 1
+        if event.type in END_EVENTS:
+            self.saw_end.set()
+        self.changed.unpark_all()
+
+    def settle(self, standing: RunState, error: Exception | None = None) -> None:
+        """Nothing more will be learned."""
+        self.standing = standing
+        self.error = error
+        self.changed.unpark_all()
+
+    async def wait_known(self) -> str:
+        """Wait for the run's id."""
+        await trio.lowlevel.checkpoint()
+        while self.run_id is None:
+            if self.error is not None:
+                raise fresh(self.error)
+            await self.changed.park()
+        return self.run_id
+
+    async def wait_settled(self) -> None:
+        """Wait until nothing more will be learned."""
+        await trio.lowlevel.checkpoint()
+        while not self.settled:
+            await self.changed.park()
         if self.error is not None:
             raise fresh(self.error)
-        assert self.answer is not None
-        return self.answer
 
 
-class RunConnections:
-    """The connections that carry ``workflow.start``, each in the client's nursery.
-
-    Args:
-        settings: the main connection's; a run connection is neither kept alive nor dialled again.
-        limit: how many there may be at once.
-        why_ended: makes the error for a request that was waiting when the client ended.
-    """
+class Runs:
+    """All runs that a client is starting or following."""
 
     def __init__(
-        self, settings: LinkSettings, limit: int, why_ended: Callable[[Request], Exception]
+        self, client: Client, subscriptions: Subscriptions, connections: RunConnections
     ) -> None:
-        self._why_ended = why_ended
-        self._settings = attrs.evolve(
-            settings,
-            reconnect=False,
-            fail_first_connect=True,
-            heartbeat=None,
-            request_timeout=None,
-        )
-        self._slots = trio.Semaphore(limit, max_value=limit)
-        self.limit = limit
-        self.waiting = 0
-        """Starts that wait for a connection."""
+        self._client = client
+        self._subscriptions = subscriptions
+        self.connections = connections
         self._nursery: trio.Nursery | None = None
-
-    def use_connector(self, connector: Connector) -> None:
-        """Reach the server by *connector* instead of TCP. Before the client runs."""
-        dial = attrs.evolve(self._settings.dial, connector=connector)
-        self._settings = attrs.evolve(self._settings, dial=dial)
-
-    @property
-    def in_use(self) -> int:
-        """Connections that carry a run."""
-        return self.limit - self._slots.value
+        self._unknown: dict[RunRecord, None] = {}
+        self._known: dict[str, RunRecord] = {}
+        self._candidates: dict[str, deque[Event]] = {}
+        self._foreign: OrderedDict[str, None] = OrderedDict()
+        self._lookups = trio.CapacityLimiter(LOOKUPS)
+        self._ear: Listener | None = None
+        self._tagging = True
 
     async def run(self) -> None:
-        """Keep the nursery that the run connections live in."""
+        """Keep the nursery that runs are followed in."""
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
-            await trio.sleep_forever()
+            nursery.start_soon(self.connections.run)
 
-    def carry(self, frame: Frame) -> CarriedRequest:
-        """Send *frame* on a connection of its own, as soon as there may be one more."""
-        if self._nursery is None:
-            raise ClientClosed("the client is not running")
-        carried = CarriedRequest(frame)
-        self._nursery.start_soon(self._carry, carried)
-        return carried
+    async def start(self, name: str, text: bytes) -> RunRecord:
+        """Start a workflow; returns when the run is known or over, or 2 s after it was sent.
 
-    async def _carry(self, carried: CarriedRequest) -> None:
-        try:
-            with carried.scope:
-                self.waiting += 1
-                try:
-                    await self._slots.acquire()
-                finally:
-                    self.waiting -= 1
-                try:
-                    link = Link(self._settings, _Unobserved())
-                    async with in_background(link.run, link):
-                        carried.settle(await link.ask(carried.request), None)
-                finally:
-                    self._slots.release()
-        except DispatchError as exc:
-            carried.settle(None, exc)
-        finally:
-            if not carried.done.is_set():
-                carried.settle(None, self._why_ended(carried.request))
-
-
-class RunHandle:
-    """A workflow run that this client has started.
-
-    Attributes:
-        run_id: the server's id.
-        name: the workflow's name.
-        state: the last state that this handle has heard of; `refresh` and `wait` renew it.
-    """
-
-    def __init__(self, client: Client, started: Started) -> None:
-        self._client = client
-        self.run_id = started.run_id
-        self.name = started.name
-        self.state = started.state
-
-    def __repr__(self) -> str:
-        return f"<RunHandle {self.run_id} of {self.name!r}: {self.state}>"
-
-    @property
-    def known(self) -> bool:
-        """Whether the server has named the run."""
-        return True
-
-    async def wait_known(self) -> None:
-        """Wait until the server has named the run."""
+        Cancelled before the start is written, nothing is started.
+        """
+        record = RunRecord(name, tagged(text) if self._tagging else text)
+        frame = start_frame(name, record.text)
+        self._client.check_frame(frame)
         await trio.lowlevel.checkpoint()
-
-    def events(self) -> RunWatch:
-        """Watch the run's events. See `Client.watch`."""
-        return self._client.watch(self.run_id)
-
-    async def wait(self) -> WorkflowRun:
-        """Wait until the run has ended, and return it.
-
-        Cancelling ends the wait and leaves the run alone.
-
-        Raises:
-            WorkflowFailed: the run failed.
-        """
-        run = await wait_run(self._client, self.run_id)
-        self.state = run.state
-        if run.state == "failed":
-            raise WorkflowFailed(run)
-        return run
-
-    async def timeline(self) -> list[TimelineStep]:
-        """Ask which steps the run has finished. See `Client.workflow_timeline`."""
-        return await self._client.workflow_timeline(self.run_id)
-
-    async def refresh(self) -> WorkflowRun:
-        """Ask the server for the run's present state, and return it."""
-        run = await self._client.get_workflow(self.run_id)
-        self.state = run.state
-        return run
-
-
-async def wait_run(client: Client, run_id: str) -> WorkflowRun:
-    """Wait until a run has ended."""
-    async with RunWatch(client, run_id) as watch:
-        async for _ in watch:
-            """The state decides, and the watch asks for it."""
-    assert watch.run is not None
-    return watch.run
-
-
-class RunWatch(trio.abc.ReceiveChannel[Event]):
-    """The events of one run, until it has ended; see `Client.watch`.
-
-    An async context manager, and inside the block a `trio.abc.ReceiveChannel`.
-
-    Attributes:
-        run: the run as the server told it last; after the end, as it ended.
-    """
-
-    def __init__(self, client: Client, run_id: str) -> None:
-        self._client = client
-        self._run_id = run_id
-        self._events: Subscription | None = None
-        self._asking = Asking()
-        self._ask_at = -float("inf")
-        self._entered = self._closed = False
-        self.run: WorkflowRun | None = None
-
-    @property
-    def dropped(self) -> int:
-        """How many events were lost because nobody read them."""
-        return self._events.dropped if self._events is not None else 0
-
-    async def __aenter__(self) -> RunWatch:
-        """Subscribe to the run's channel. Without the scope for that, the watch only polls."""
-        if self._entered:
-            raise RuntimeError("a watch can be entered once; call watch() again")
-        self._entered = True
-        events = self._client.subscribe(
-            f"workflow:{self._run_id}", buffer=WATCH_BUFFER, overflow="drop_oldest"
-        )
+        self._client.check_open()
+        carried = None
         try:
-            self._events = await events.__aenter__()
-        except PermissionDenied:
-            self._events = None
-        return self
+            if record.text != text:
+                self._unknown[record] = None
+                await self._listen()
+            await trio.lowlevel.checkpoint_if_cancelled()
+            carried = self.connections.carry(frame)
+            self._spawn(self._follow, record, carried)
+            await carried.under_way.wait()
+            with trio.move_on_after(KNOWN_WITHIN):
+                while record.standing is RunState.STARTING:
+                    await record.changed.park()
+        except BaseException:
+            if carried is None:
+                self._forget(record)
+            else:
+                carried.abandon()
+            raise
+        if record.error is not None:
+            # If caller and client are cancelled at once, that is what the caller should see.
+            await trio.lowlevel.checkpoint_if_cancelled()
+            raise fresh(record.error)
+        return record
 
-    async def aclose(self) -> None:
-        """Stop watching."""
-        self._closed = True
-        if self._events is not None:
-            await self._events.aclose()
-        else:
-            await trio.lowlevel.checkpoint()
-
-    async def receive(self) -> Event:
-        """Wait for the run's next event. Cancelled, it takes nothing.
-
-        Raises:
-            trio.EndOfChannel: the run has ended, and `run` is its last state.
-            NotFound: there is no such run.
-            trio.ClosedResourceError: the block has been left.
-            DispatchError: the client ended, by this error.
-        """
-        if not self._entered:
-            await trio.lowlevel.checkpoint()
-            raise RuntimeError("enter the watch first: async with client.watch(…)")
-        while True:
-            event = await self._next_event()
-            if event is not None:
-                if event.type in END_EVENTS or event.type == "stream.gap":
-                    self._ask_at = -float("inf")
-                return event
-            if self.run is not None and self.run.finished:
-                raise trio.EndOfChannel
-            await self._ask()
-
-    async def _next_event(self) -> Event | None:
-        """The next event; None when it is time to ask, or the run has ended."""
-        if self._closed:
-            await trio.lowlevel.checkpoint()
-            raise trio.ClosedResourceError("this watch has been left")
-        if self._events is None:
-            if self.run is None or not self.run.finished:
-                await trio.sleep_until(self._ask_at)
-            return None
+    def _spawn(self, function: Callable[..., Awaitable[None]], *args: object) -> None:
         try:
-            event = self._events.receive_nowait()
-        except trio.WouldBlock:
-            if self.run is not None and self.run.finished:
-                await trio.lowlevel.checkpoint()
-                return None
-        except RequestError:
-            self._events = None  # not restored after a reconnect: ask now and then instead
-            return None
-        else:
-            await trio.lowlevel.checkpoint()
-            return event
-        with trio.move_on_at(self._ask_at):
-            return await self._events.receive()
-        return None
+            if self._nursery is None:
+                raise self._client.why_ended()
+            self._nursery.start_soon(function, *args)
+        except RuntimeError:  # the client is just ending, and its nursery takes nobody in
+            raise self._client.why_ended() from None
 
-    async def _ask(self) -> None:
+    # Finding out which run is ours.
+
+    async def _listen(self) -> None:
+        """Hear of every run, before ours begins; no longer than a handle may wait."""
+        if self._ear is None:
+            self._ear = self._subscriptions.listen("workflows", on_event=self._hear)
+        with trio.move_on_after(KNOWN_WITHIN):
+            await self._ear.settled.wait()
+
+    def _hear(self, event: Event) -> None:
+        run_id = event.run_id
+        if run_id is None or run_id in self._known or run_id in self._foreign:
+            return
+        if (events := self._candidates.get(run_id)) is not None:
+            events.append(event)
+        elif any(record.name == event.data.get("name") for record in self._unknown):
+            self._candidates[run_id] = deque([event], maxlen=EVENTS_KEPT)
+            self._spawn(self._look_up, run_id)
+
+    async def _look_up(self, run_id: str) -> None:
+        """Ask for a candidate, and see whose input it has."""
         try:
-            self.run = await self._client.get_workflow(self._run_id)
-        except (ConnectionLost, RequestTimeout):
-            if self._client.closed:
-                raise
-        self._ask_at = self._asking.next_time()
+            async with self._lookups:
+                if run_id not in self._candidates:
+                    return  # the answer was quicker
+                run = await self._client.get_workflow(run_id)
+        except DispatchError:
+            self._candidates.pop(run_id, None)  # its next event makes it a candidate again
+            return
+        events = self._candidates.pop(run_id, None)
+        if events is None:
+            return
+        for record in self._unknown:
+            if record.text == run.input_bytes:
+                self._identify(record, run_id, events)
+                return
+        self._foreign[run_id] = None
+        if len(self._foreign) > FOREIGN_KEPT:
+            self._foreign.popitem(last=False)
+
+    def _identify(self, record: RunRecord, run_id: str, events: Iterable[Event]) -> None:
+        """*record* is *run_id*. Its own channel is asked for before ``workflows`` is let go."""
+        record.learn(run_id, events)
+        self._known[run_id] = record
+        record.listener = self._subscriptions.listen(f"workflow:{run_id}", on_event=record.add)
+        self._unknown.pop(record, None)
+        self._rest()
+
+    def _rest(self) -> None:
+        """Nobody is looked for: hear of other runs no more."""
+        if not self._unknown and self._ear is not None:
+            self._ear.detach()
+            self._ear = None
+            self._candidates.clear()
+
+    def _forget(self, record: RunRecord) -> None:
+        self._unknown.pop(record, None)
+        self._rest()
+        if record.run_id is not None:
+            self._known.pop(record.run_id, None)
+        if record.listener is not None:
+            record.listener.detach()
+
+    # Following it to its end.
+
+    async def _follow(self, record: RunRecord, carried: CarriedRequest) -> None:
+        try:
+            await carried.done.wait()
+            if carried.answer is not None:
+                await self._answered(record, read_started(carried.answer))
+            else:
+                assert carried.error is not None
+                await self._not_answered(record, carried.error)
+            record.settle(RunState.OVER)
+        except DispatchError as exc:
+            record.settle(RunState.FAILED, exc)
+        finally:
+            if not record.settled:
+                record.settle(RunState.FAILED, self._client.why_ended())
+            self._forget(record)
+
+    async def _answered(self, record: RunRecord, started: Started) -> None:
+        """The server has named the run, and its last state."""
+        record.state = started.state
+        if record.run_id not in (None, started.run_id):
+            self._forget(record)  # the answer is the authority
+        if record.run_id != started.run_id:
+            searched = record.text[:1] in (b"{", b"[") and record in self._unknown
+            events = self._candidates.pop(started.run_id, None)
+            gap = [] if events is not None else [StreamGap()]
+            record.events.clear()
+            self._unknown.pop(record, None)
+            record.learn(started.run_id, [*gap, *(events or ())])
+            if searched:
+                await self._check_that_inputs_are_kept(record, started.run_id)
+        elif record.listener is not None and record.listener.in_force:
+            with trio.move_on_after(LAST_EVENTS):
+                await record.saw_end.wait()
+
+    async def _check_that_inputs_are_kept(self, record: RunRecord, run_id: str) -> None:
+        """A server that stores inputs in another form makes tags useless: then stop tagging."""
+        try:
+            run = await self._client.get_workflow(run_id)
+        except DispatchError:
+            return
+        if run.input_bytes != record.text:
+            self._tagging = False
+
+    async def _not_answered(self, record: RunRecord, error: Exception) -> None:
+        """The start was refused, or its connection was lost, which does not end the run."""
+        if not (isinstance(error, ConnectionLost) and error.maybe_delivered):
+            raise error
+        if record.run_id is None and record in self._unknown:
+            with trio.move_on_after(LOOK_LONGER):
+                await record.wait_known()
+        if record.run_id is None:
+            raise error
+        run = await finished_run(self._client, record.run_id)
+        record.state = run.state
+        if record.listener is not None and record.listener.in_force:
+            with trio.move_on_after(LAST_EVENTS):
+                await record.saw_end.wait()

@@ -19,7 +19,7 @@ gap closes, and its reader may go on, when all channels of that subscription are
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from datetime import datetime, timedelta
 from types import TracebackType
 from typing import Final, Protocol
@@ -32,7 +32,7 @@ from trio_dispatch._channels import CopyFilter, read_occurrence, server_channel
 from trio_dispatch._errors import DispatchError
 from trio_dispatch._frames import Frame, FrameType, Method, WireFrame
 from trio_dispatch._mailbox import Mailbox, Overflow
-from trio_dispatch._models import Event
+from trio_dispatch._models import Event, StreamGap
 from trio_dispatch._requests import Lane, Request
 
 _log = logging.getLogger("trio_dispatch.subscriptions")
@@ -120,6 +120,12 @@ class Subscriptions:
     def open(self, channels: Iterable[str], buffer: int, overflow: Overflow) -> Subscription:
         """Make a subscription, which attaches when its block is entered."""
         return Subscription(self, self._link, tuple(channels), buffer, overflow)
+
+    def listen(self, *channels: str, on_event: Callable[[Event], None]) -> Listener:
+        """Give the events of *channels* to *on_event*, from now on."""
+        listener = Listener(self, self._link, channels, on_event)
+        listener.attach()
+        return listener
 
     # Wanting.
 
@@ -444,3 +450,62 @@ class Subscription(trio.abc.ReceiveChannel[Event]):
         assert self._waiter is not None
         self._link.withdraw(self._waiter)
         self._waiter.finish(error=error)
+
+
+class Listener(Subscription):
+    """A subscription of the client's own, whose events go to a function as they come.
+
+    Args:
+        on_event: is given every event, and a `StreamGap` where some may be missing.
+    """
+
+    def __init__(
+        self,
+        home: Subscriptions,
+        link: Sender,
+        channels: tuple[str, ...],
+        on_event: Callable[[Event], None],
+    ) -> None:
+        super().__init__(home, link, channels, 1, "drop_oldest")
+        self._on_event = on_event
+        self._gap_since: list[datetime | None] = []
+        self.settled = trio.Event()
+        """Set when the server has confirmed the channels, or never will."""
+        self.error: Exception | None = None
+        """Why it never will."""
+
+    def attach(self) -> None:
+        """Begin to listen."""
+        self._entered = True
+        self._home.attach(self)
+        if not self.unconfirmed:
+            self.settled.set()
+
+    @property
+    def in_force(self) -> bool:
+        """Whether the server delivers to it now."""
+        return self.settled.is_set() and self.error is None and not self.unconfirmed
+
+    def put(self, event: Event) -> None:
+        """Pass *event* on."""
+        self._on_event(event)
+
+    def open_gap(self, since: datetime | None) -> None:
+        """Remember since when events are missing, if there were any before."""
+        if self.settled.is_set() and not self._gap_since:
+            self._gap_since.append(since)
+
+    def confirm(self, name: str, ts: datetime | None) -> None:
+        """The server delivers *name*."""
+        self.unconfirmed.discard(name)
+        if not self.unconfirmed:
+            self.in_force_since = ts
+            if self._gap_since:
+                self._on_event(StreamGap(since=self._gap_since.pop(), until=ts))
+            self.settled.set()
+
+    def fail(self, error: Exception) -> None:
+        """Nothing more will come."""
+        self.error = error
+        self.settled.set()
+        self.detach()

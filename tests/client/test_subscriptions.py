@@ -177,8 +177,9 @@ async def test_a_channel_left_and_entered_again_at_once_stays(autojump_clock: ob
         async with client.subscribe("workflows") as first:
             pass
         async with client.subscribe("workflows") as second:
-            run = await client.start_workflow("nap")
+            run = await client.start_workflow("order-pipeline")
             assert (await second.receive()).run_id == run.run_id
+            await trio.sleep(5)
             with pytest.raises(trio.ClosedResourceError):
                 await first.receive()
         await client.stats()
