@@ -228,7 +228,7 @@ async def test_a_server_that_stores_inputs_in_another_form_stops_the_tagging(
 
     def start_compact(*args: Any, **options: Any) -> Any:
         run = start_run(*args, **options)
-        row = getattr(run, "row", run)
+        row: Any = getattr(run, "row", run)
         row.input = msgspec.json.encode(msgspec.json.decode(row.input))
         return run
 
