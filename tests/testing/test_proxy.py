@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
+from typing import Any
 
 import pytest
 import trio
@@ -197,6 +198,41 @@ async def test_half_closing_passes_through(autojump_clock: object) -> None:
         assert await read(client, 10) == b"still here"
 
 
+@pytest.mark.parametrize(
+    "fault",
+    [
+        lambda proxy: proxy.stall("to_sever"),
+        lambda proxy: proxy.drop("rst"),
+        lambda proxy: proxy.refuse(-3),
+        lambda proxy: proxy.slow(5, "up"),
+        lambda proxy: proxy.slow(-5),
+        lambda proxy: proxy.cut_after(1, "nonsense"),
+        lambda proxy: proxy.cut_after(-1, "to_server"),
+        lambda proxy: proxy.corrupt("both"),
+    ],
+)
+async def test_what_makes_no_sense_is_refused(autojump_clock: object, fault: Any) -> None:
+    async with between() as (proxy, _, _):
+        with pytest.raises(ValueError, match=r"not"):
+            fault(proxy)
+        assert proxy.log == []
+
+
+async def test_healing_takes_every_fault_back(autojump_clock: object) -> None:
+    async with between() as (proxy, client, server):
+        proxy.stall()
+        proxy.slow(1)
+        proxy.refuse()
+        proxy.cut_after(0, "to_server")
+        proxy.corrupt("to_server")
+        proxy.heal()
+        await client.send_all(b"hello")
+        assert await read(server, 5) == b"hello"
+        await (await proxy.open_stream()).send_all(b"x")
+    with pytest.raises(ConnectionRefusedError):
+        await proxy.open_stream()  # the block has been left
+
+
 async def test_leaving_the_block_leaves_nothing(autojump_clock: object) -> None:
     tasks = trio.lowlevel.current_statistics().tasks_living
     async with between() as (proxy, client, _):
@@ -217,6 +253,7 @@ async def test_a_plan_is_the_same_for_the_same_seed(autojump_clock: object) -> N
             await FaultPlan(seed=seed, faults=50).run(proxy)
             logs.append([(round(f.at - start, 6), f.kind, f.detail) for f in proxy.log])
             assert not proxy._refusing
+            assert not proxy._cuts
             assert not any(way.stalled for way in proxy._ways.values())
     assert logs[0] == logs[1] != logs[2]
     async with between() as (proxy, _, _):

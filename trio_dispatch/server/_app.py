@@ -10,8 +10,8 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import trio
-import trio.testing
 
+from trio_dispatch._pipe import pipe
 from trio_dispatch.server._broker import Broker, PublishedEvent
 from trio_dispatch.server._clock import Clock
 from trio_dispatch.server._engine import (
@@ -40,6 +40,9 @@ if TYPE_CHECKING:
 
 J = TypeVar("J", bound=JobFunction)
 W = TypeVar("W", bound=WorkflowFunction)
+
+_IN_MEMORY_ROOM: Final = 4 * 1024 * 1024
+"""Bytes that may be on their way to a client in memory: about what TCP holds on loopback."""
 
 _LOGGER: Final = logging.getLogger("trio_dispatch.server")
 
@@ -254,7 +257,7 @@ class Server:
         """
         nursery = self._running()
         await trio.lowlevel.checkpoint()
-        ours, theirs = trio.testing.memory_stream_pair()
+        ours, theirs = pipe(_IN_MEMORY_ROOM)
         nursery.start_soon(self._connect, ours)
         return theirs
 

@@ -51,9 +51,7 @@ class FaultPlan:
                 (kind,) = rng.choices(kinds, [self.weights[kind] for kind in kinds])
                 await self._do(proxy, kind, rng)
         finally:
-            proxy.accept()
-            proxy.resume()
-            proxy.slow(None)
+            proxy.heal()
 
     async def _do(self, proxy: FaultyProxy, kind: str, rng: random.Random) -> None:
         lasting = rng.uniform(0, self.longest)

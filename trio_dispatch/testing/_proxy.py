@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import random
 import socket
@@ -15,7 +16,7 @@ import attrs
 import trio
 
 from trio_dispatch._groups import leaves
-from trio_dispatch.testing._pipe import PipeEnd, pipe
+from trio_dispatch._pipe import PipeEnd, pipe
 
 Direction = Literal["to_server", "to_client"]
 Where = Literal["to_server", "to_client", "both"]
@@ -31,7 +32,7 @@ class Fault:
 
     Attributes:
         at: when, by `trio.current_time`.
-        kind: ``drop``, ``refuse``, ``stall``, ``resume``, ``slow``, ``cut``, ``corrupt``.
+        kind: ``drop``, ``refuse``, ``stall``, ``resume``, ``slow``, ``cut``, ``corrupt``, ``heal``.
         detail: what exactly, in words.
     """
 
@@ -99,6 +100,7 @@ class FaultyProxy:
         self._cuts: list[tuple[Direction, int, How]] = []
         self._accepted = self._refused = self._dropped = 0
         self._rng = random.Random(0)
+        self._left = False
         self.log: list[Fault] = []
         """Everything that it did, in order."""
 
@@ -141,11 +143,14 @@ class FaultyProxy:
         async def connect() -> trio.abc.Stream:
             return await trio.open_tcp_stream(target, target_port)
 
-        listeners = await trio.open_tcp_listeners(port, host=host)
-        bound = listeners[0].socket.getsockname()[1]
-        proxy = cls(connect, urlunsplit(parts._replace(netloc=f"{host}:{bound}")))
+        listener, *others = await trio.open_tcp_listeners(port, host=host)
+        for other in others:  # one URL, one address
+            await other.aclose()
+        bound = listener.socket.getsockname()[1]
+        place = f"[{host}]:{bound}" if ":" in host else f"{host}:{bound}"
+        proxy = cls(connect, urlunsplit(parts._replace(netloc=place)))
         async with proxy._running():
-            await proxy._nursery.start(trio.serve_listeners, proxy._accept_tcp, listeners[:1])
+            await proxy._nursery.start(trio.serve_listeners, proxy._accept_tcp, [listener])
             yield proxy
 
     async def open_stream(self) -> trio.abc.HalfCloseableStream:
@@ -155,7 +160,7 @@ class FaultyProxy:
             ConnectionRefusedError: the proxy refuses, or the server does.
         """
         await trio.lowlevel.checkpoint()
-        if self._refuses():
+        if self._refuses() or self._left:
             raise ConnectionRefusedError(errno.ECONNREFUSED, "the proxy refuses connections")
         ours, theirs = pipe()
         self._nursery.start_soon(self._serve, await self._begin(ours))
@@ -164,12 +169,14 @@ class FaultyProxy:
     # What it can do.
 
     def drop(self, how: How = "reset") -> int:
-        """Cut every open connection. Returns how many.
+        """Cut every open connection, at once. Returns how many.
 
         Args:
             how: ``"reset"``: as if the peer had crashed; reading and writing fail, and what is on
-                its way is lost. ``"eof"``: as if it had closed; what is on its way arrives first.
+                its way is lost. ``"eof"``: as if it had closed; what the proxy has passed on
+                arrives first. Over TCP an end that has not read all becomes a reset.
         """
+        _check(how, "how", ("reset", "eof"))
         connections = list(self._open)
         for connection in connections:
             self._end(connection, how)
@@ -178,6 +185,8 @@ class FaultyProxy:
 
     def refuse(self, times: int | None = None) -> None:
         """Refuse the next *times* connections, or all until `accept`."""
+        if times is not None and times < 0:
+            raise ValueError(f"times is not negative: {times}")
         self._refusing = float("inf") if times is None else times
         self._note("refuse", "all" if times is None else f"the next {times}")
 
@@ -188,8 +197,9 @@ class FaultyProxy:
     def stall(self, where: Where = "both") -> None:
         """Pass nothing on, and close nothing: half-open, as behind a dead router.
 
-        Bytes wait until `resume`, and push back when 64 KiB or so are waiting. Connections that are
-        made meanwhile stall too.
+        Bytes wait until `resume`, and push back when 64 KiB or so are waiting; what the proxy is
+        passing on already still goes. Connections that are made meanwhile stall too. A side that
+        breaks its connection breaks the other one all the same.
         """
         for way in self._which(where):
             way.stalled = True
@@ -215,16 +225,31 @@ class FaultyProxy:
     def cut_after(self, count: int, direction: Direction, how: How = "eof") -> None:
         """Cut the next connection when *count* bytes have gone in *direction*.
 
-        Exactly so many arrive: by ``"eof"`` they can all be read, and nothing after them.
+        By ``"eof"`` exactly so many can be read, and nothing after them. By ``"reset"`` no more
+        than so many; what is not yet read may be lost.
         """
+        _check(direction, "direction", DIRECTIONS)
+        _check(how, "how", ("reset", "eof"))
         if count < 0:
             raise ValueError("count is not negative")
         self._cuts.append((direction, count, how))
 
     def corrupt(self, direction: Direction, count: int = 1) -> None:
         """Flip a bit in each of the next *count* bytes that go in *direction*."""
+        _check(direction, "direction", DIRECTIONS)
         self._ways[direction].corrupt += count
         self._note("corrupt", f"{direction}: {count}")
+
+    def heal(self) -> None:
+        """Take back every fault: accept, resume, and forget what was to come."""
+        self._refusing = 0
+        self._cuts.clear()
+        for way in self._ways.values():
+            way.stalled = False
+            way.bytes_per_second = None
+            way.corrupt = 0
+            way.change()
+        self._note("heal")
 
     def statistics(self) -> ProxyStatistics:
         """Count what has gone through."""
@@ -250,6 +275,7 @@ class FaultyProxy:
                     raise
                 except BaseException as exc:  # noqa: BLE001 - raised again below, not in a group
                     body = exc
+                self._left = True
                 self._nursery.cancel_scope.cancel()
         except BaseException as exc:
             if body is None or any(not isinstance(e, trio.Cancelled) for e in leaves(exc)):
@@ -258,6 +284,7 @@ class FaultyProxy:
             raise body
 
     def _which(self, where: Where) -> Iterator[_Way]:
+        _check(where, "where", (*DIRECTIONS, "both"))
         for name in DIRECTIONS:
             if where in (name, "both"):
                 yield self._ways[name]
@@ -274,12 +301,12 @@ class FaultyProxy:
 
     async def _accept_tcp(self, client: trio.SocketStream) -> None:
         if self._refuses():
-            await _reset(client)
+            _close_now(client, "reset")
             return
         try:
             connection = await self._begin(client)
         except OSError:  # the server is not there
-            await _reset(client)
+            _close_now(client, "reset")
         else:
             await self._serve(connection)
 
@@ -297,6 +324,8 @@ class FaultyProxy:
             self._open.discard(connection)
             self._dropped += 1
             connection.how = how
+            for stream in (connection.client, connection.server):
+                _close_now(stream, how)
             connection.scope.cancel()
 
     async def _serve(self, connection: _Connection) -> None:
@@ -310,14 +339,12 @@ class FaultyProxy:
                         self._relay, connection, "to_client", connection.server, connection.client
                     )
         finally:
-            cut = connection.scope.cancel_called
             self._open.discard(connection)
-            with trio.CancelScope(shield=True):  # closing sockets, which waits for nobody
-                for stream in (connection.client, connection.server):
-                    if cut and connection.how == "reset":
-                        await _reset(stream)
-                    else:
-                        await trio.aclose_forcefully(stream)
+            how = connection.how if connection.scope.cancel_called else "eof"
+            for stream in (connection.client, connection.server):
+                _close_now(stream, how)
+            for stream in (connection.client, connection.server):
+                await trio.aclose_forcefully(stream)
 
     async def _relay(
         self,
@@ -344,8 +371,9 @@ class FaultyProxy:
                 await sink.send_eof()
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             # One side has gone; so does the other, in the same manner.
-            connection.how = "reset"
-            connection.scope.cancel()
+            if not connection.scope.cancel_called:
+                connection.how = "reset"
+                connection.scope.cancel()
 
     async def _unstalled(self, way: _Way) -> None:
         while way.stalled:
@@ -360,8 +388,10 @@ class FaultyProxy:
         if way.bytes_per_second is not None:
             # A tenth of a second's worth at a time, so that a change takes effect soon.
             size = min(size, max(1, int(way.bytes_per_second / 10)))
-            await trio.sleep(size / way.bytes_per_second)
-            await self._unstalled(way)
+            with trio.move_on_after(size / way.bytes_per_second) as waiting:
+                await way.changed.wait()
+            if not waiting.cancelled_caught:  # another speed, or a stall, from now on
+                return await self._next_piece(connection, direction, way, data)
         piece, rest = data[:size], data[size:]
         if way.corrupt:
             count = min(way.corrupt, size)
@@ -375,11 +405,20 @@ class FaultyProxy:
         self._end(connection, connection.how)
 
 
-async def _reset(stream: trio.abc.Stream) -> None:
-    """Close *stream* so that the other side sees it break."""
+def _close_now(stream: trio.abc.Stream, how: How) -> None:
+    """Close *stream* at once; by ``"reset"`` so that the other side sees it break."""
     if isinstance(stream, PipeEnd):
-        stream.reset()
-    elif isinstance(stream, trio.SocketStream):
-        # With no time to linger, closing sends a reset.
-        stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    await trio.aclose_forcefully(stream)
+        if how == "reset":
+            stream.reset()
+        stream.close()
+    elif isinstance(stream, trio.SocketStream) and stream.socket.fileno() >= 0:
+        if how == "reset":
+            with contextlib.suppress(OSError):  # it may be dead already
+                # With no time to linger, closing sends a reset.
+                stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        stream.socket.close()
+
+
+def _check(value: object, what: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise ValueError(f"{what} is one of {', '.join(map(repr, choices))}, not {value!r}")

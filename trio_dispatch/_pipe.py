@@ -17,7 +17,8 @@ ROOM: Final = 64 * 1024
 class _Direction:
     """One way through a pipe: bytes that were sent and not yet received."""
 
-    def __init__(self) -> None:
+    def __init__(self, room: int) -> None:
+        self.room = room
         self.held = bytearray()
         self.ended = False
         """The sender sends no more."""
@@ -38,7 +39,7 @@ class _Direction:
 
     async def wait_for_room(self) -> None:
         self.check_sendable()
-        while len(self.held) >= ROOM:
+        while len(self.held) >= self.room:
             await self._waiting.park()
             self.check_sendable()
 
@@ -47,7 +48,7 @@ class _Direction:
         self.check_sendable()
         while view:
             await self.wait_for_room()
-            room = ROOM - len(self.held)
+            room = self.room - len(self.held)
             self.held += view[:room]
             view = view[room:]
             self.wake()
@@ -77,7 +78,7 @@ class PipeEnd(trio.abc.HalfCloseableStream):
         self._sending = self._receiving = False
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
-        """Send *data*, waiting while 64 KiB are on their way.
+        """Send *data*, waiting while there is no room for it.
 
         Raises:
             trio.BrokenResourceError: the other end is gone, or the connection was reset.
@@ -135,13 +136,17 @@ class PipeEnd(trio.abc.HalfCloseableStream):
         finally:
             self._receiving = False
 
-    async def aclose(self) -> None:
+    def close(self) -> None:
         """Close this end: the other end reads what was sent, and can send no more."""
         self._outgoing.sender_closed = self._outgoing.ended = True
         self._incoming.receiver_closed = True
         self._incoming.held.clear()
         self._outgoing.wake()
         self._incoming.wake()
+
+    async def aclose(self) -> None:
+        """`close`, as a stream's. A checkpoint."""
+        self.close()
         await trio.lowlevel.checkpoint()
 
     def reset(self) -> None:
@@ -157,7 +162,11 @@ class PipeEnd(trio.abc.HalfCloseableStream):
         self._sending = True
 
 
-def pipe() -> tuple[PipeEnd, PipeEnd]:
-    """Make a pipe: two ends, each of which receives what the other sends."""
-    there, back = _Direction(), _Direction()
+def pipe(room: int = ROOM) -> tuple[PipeEnd, PipeEnd]:
+    """Make a pipe: two ends, each of which receives what the other sends.
+
+    Args:
+        room: bytes on their way in one direction, before sending blocks.
+    """
+    there, back = _Direction(room), _Direction(room)
     return PipeEnd(there, back), PipeEnd(back, there)
