@@ -30,6 +30,7 @@ from trio_dispatch import (
 )
 from trio_dispatch._open import running
 from trio_dispatch.server import Identity, Server
+from trio_dispatch.testing import PipeEnd
 
 
 class Network:
@@ -53,8 +54,8 @@ class Network:
     async def cut(self) -> None:
         """Drop every connection."""
         for stream in self.streams:
-            await stream.send_eof()
-            await trio.aclose_forcefully(stream)
+            assert isinstance(stream, PipeEnd)
+            stream.reset()
         self.streams.clear()
         await trio.testing.wait_all_tasks_blocked()
 
