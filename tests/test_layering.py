@@ -27,7 +27,12 @@ INPUT_AND_OUTPUT = {
     "threading",
     "urllib",
 }
-SERVER_MAY_USE = {"trio_dispatch._frames", "trio_dispatch._codecs", "trio_dispatch._open", "trio_dispatch._pipe"}
+SERVER_MAY_USE = {
+    "trio_dispatch._frames",
+    "trio_dispatch._codecs",
+    "trio_dispatch._open",
+    "trio_dispatch._pipe",
+}
 """What both sides of the wire share, and the way into a client of the server's own."""
 
 
