@@ -165,6 +165,22 @@ async def test_the_late_answer_to_a_cancelled_request_never_reaches_the_handler(
         assert [frame.type for frame in got] == ["error"]
 
 
+async def test_requests_that_are_given_up_unanswered_do_not_fill_the_window(
+    autojump_clock: object,
+) -> None:
+    async with open_frame_server() as server, linked(server) as link:
+        peer = await server.accept()
+        for n in range(300):
+            with trio.move_on_after(0.1):
+                await link.request(Frame(id=f"never-{n}"))
+            await peer.receive()
+        assert link.statistics().in_flight == 0
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(peer.echo)
+            assert (await link.request(Frame(id="1", data=2))).data == 2
+            nursery.cancel_scope.cancel()
+
+
 async def test_a_request_under_which_the_connection_drops_may_have_been_delivered(
     autojump_clock: object,
 ) -> None:
@@ -210,8 +226,8 @@ async def test_listeners_that_read_nothing_lose_the_oldest_events(autojump_clock
         async with link.events() as events:
             for _ in range(600):
                 await (await server.accept()).vanish()
-            # The first, then two for each connection; 1,024 are kept.
-            assert events.dropped in (1 + 2 * 599 - 1_024, 1 + 2 * 600 - 1_024)
+            # The first, then two for each connection, of which the last may still be to come.
+            assert 1 + 2 * 599 - 1_024 <= events.dropped <= 1 + 2 * 600 - 1_024
 
 
 async def test_the_token_is_a_bearer_header_on_the_upgrade(autojump_clock: object) -> None:
