@@ -34,7 +34,13 @@ import trio
 
 from trio_dispatch._arguments import check_text, encode_payload
 from trio_dispatch._codecs import decode_leniently
-from trio_dispatch._errors import ConnectionLost, DispatchError, ProtocolError, fresh
+from trio_dispatch._errors import (
+    ConnectionLost,
+    DispatchError,
+    ProtocolError,
+    RequestError,
+    fresh,
+)
 from trio_dispatch._frames import Frame, FrameType, Method, WireFrame
 from trio_dispatch._models import Event, Started, StreamGap
 from trio_dispatch._run_connections import CarriedRequest, RunConnections
@@ -267,6 +273,10 @@ class Runs:
                 if run_id not in self._candidates:
                     return  # the answer was quicker
                 run = await self._client.get_workflow(run_id)
+        except RequestError:
+            self._candidates.pop(run_id, None)  # asking again would be answered the same
+            self._dismiss(run_id)
+            return
         except DispatchError:
             self._candidates.pop(run_id, None)  # its next event makes it a candidate again
             return
@@ -277,6 +287,10 @@ class Runs:
             if record.text == run.input_bytes:
                 self._identify(record, run_id, events)
                 return
+        self._dismiss(run_id)
+
+    def _dismiss(self, run_id: str) -> None:
+        """*run_id* is none of ours; do not look it up again."""
         self._foreign[run_id] = None
         if len(self._foreign) > FOREIGN_KEPT:
             self._foreign.popitem(last=False)

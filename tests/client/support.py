@@ -19,6 +19,7 @@ SCOPES = {
     "read-only": {"job:read", "workflow:read", "subscribe"},
     "no-subscribe": {"job:read", "job:write", "workflow:read", "workflow:write"},
     "write-only": {"job:write", "workflow:write"},
+    "no-read": {"subscribe", "workflow:write"},
 }
 
 

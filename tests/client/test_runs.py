@@ -220,6 +220,18 @@ async def test_without_the_subscribe_scope_the_answer_tells(autojump_clock: obje
         assert (await run.wait()).state == "completed"
 
 
+async def test_without_the_scope_to_read_it_does_not_ask_again_and_again(
+    autojump_clock: object,
+) -> None:
+    server = make_run_server()
+    async with open_memory_client(server, "no-read") as client:
+        run = await client.start_workflow("three-seconds", {})
+        assert not run.known
+        assert await run.wait_known() == server.runs()[0].id
+        main = next(c for c in server.connections if c.session_id == client.session_id)
+        assert main.frames <= 6  # auth, credits, subscribe, one refused look, unsubscribe
+
+
 async def test_a_server_that_stores_inputs_in_another_form_stops_the_tagging(
     autojump_clock: object,
 ) -> None:
