@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
+
 import pytest
 import trio
 from trio.testing import assert_checkpoints, wait_all_tasks_blocked
@@ -115,6 +118,15 @@ async def test_closing_is_a_checkpoint_and_idempotent() -> None:
     for _ in range(2):
         with assert_checkpoints():
             await events.aclose()
+
+
+async def test_a_stream_that_was_left_is_forgotten() -> None:
+    announcer = Announcer()
+    async with announcer.listen() as events:
+        left = weakref.ref(events)
+    del events
+    gc.collect()
+    assert left() is None
 
 
 async def test_leaving_one_stream_leaves_the_others(autojump_clock: object) -> None:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import gc
 import math
-import weakref
 
 import pytest
 import trio
@@ -129,21 +127,6 @@ def test_a_request_that_nobody_waits_for_may_call_when_it_is_done() -> None:
     asked.finish(ANSWER)
     assert done == [asked]
     assert asked.error is error
-
-
-def test_a_request_keeps_nobody_alive_when_it_is_gone() -> None:
-    class Caller:
-        def done(self, request: Request) -> None:
-            raise NotImplementedError
-
-    caller = Caller()
-    gone = weakref.ref(caller)
-    asked = Request(Frame(), on_done=caller.done)
-    del caller
-    assert gone() is not None
-    del asked
-    gc.collect()
-    assert gone() is None
 
 
 @pytest.mark.parametrize(
