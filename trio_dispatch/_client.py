@@ -89,6 +89,7 @@ class Client:
         self._run_connections = RunConnections(settings, max_concurrent_runs, self.why_ended)
         self._runs = Runs(self, self._subscriptions, self._run_connections)
         self._session_id: str | None = None
+        self._transport = settings.dial.library
 
     def __repr__(self) -> str:
         return repr(self._link).replace("Link", "Client", 1)
@@ -112,8 +113,8 @@ class Client:
 
     @property
     def transport(self) -> str:
-        """The WebSocket library in use: ``trio-websocket``."""
-        return "trio-websocket"
+        """What carries the frames: ``trio-websocket`` or ``websockets``."""
+        return self._transport
 
     async def wait_connected(self) -> None:
         """Wait until there is a connection.

@@ -184,6 +184,8 @@ class Connection:
                 self._address,
                 headers=(*bearer, *self._settings.headers),
                 max_message_size=self._settings.max_message_size,
+                library=self._settings.library,
+                text_is_utf8=self._settings.text_is_utf8,
                 ssl_context=self._settings.ssl_context,
                 connector=self._settings.connector,
             )
@@ -236,6 +238,8 @@ class Connection:
                         self._ping_written_at = trio.current_time()
                 elif self._closing:
                     break
+                elif self._transport.pending:
+                    await self._transport.flush()
                 else:
                     await self._wait_for_work()
             await self._transport.aclose()
@@ -291,7 +295,11 @@ class Connection:
                 for message in messages:
                     for outcome in self.session.receive(message):
                         self._act(outcome)
-                if self.session.has_urgent_data or len(self._owner.outbox):
+                if (
+                    self.session.has_urgent_data
+                    or self._transport.pending
+                    or len(self._owner.outbox)
+                ):
                     self.wake()
         except TransportClosed as exc:
             self._lost(str(exc))

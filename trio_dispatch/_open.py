@@ -15,8 +15,7 @@ import trio
 from trio_dispatch._arguments import check_count, check_seconds, check_text
 from trio_dispatch._block import in_background
 from trio_dispatch._client import Client
-from trio_dispatch._codecs import JSON, Codec
-from trio_dispatch._errors import NotSupported
+from trio_dispatch._codecs import JSON, MSGPACK, Codec
 from trio_dispatch._session import DispatchSession
 from trio_dispatch._settings import (
     LOGGER,
@@ -28,6 +27,7 @@ from trio_dispatch._settings import (
     read_headers,
 )
 from trio_dispatch._url import Address
+from trio_dispatch._websocket import choose_library
 
 P = ParamSpec("P")
 F = TypeVar("F", bound=Callable[..., object])
@@ -35,7 +35,8 @@ F = TypeVar("F", bound=Callable[..., object])
 Format = Literal["json", "msgpack"]
 TransportName = Literal["auto", "trio-websocket", "websockets"]
 
-_CODECS: Final[dict[str, Codec]] = {"json": JSON}
+_CODECS: Final[dict[str, tuple[Codec, ...]]] = {"json": (JSON,), "msgpack": (MSGPACK, JSON)}
+"""What a session offers. A server that does not know msgpack falls back to JSON."""
 
 
 class InsecureTokenWarning(UserWarning):
@@ -74,10 +75,6 @@ def make_client(
         _warn_of_the_clear(addresses)
     _check_choice(format, "format", ("json", "msgpack"))
     _check_choice(transport, "transport", ("auto", "trio-websocket", "websockets"))
-    if format == "msgpack":
-        raise NotSupported("format='msgpack' is not available yet; use format='json'")
-    if transport == "websockets":
-        raise NotSupported("transport='websockets' is not available yet; use 'trio-websocket'")
     if max_reconnect_attempts is not None:
         check_count(max_reconnect_attempts, "max_reconnect_attempts", least=0)
     if check_seconds(max_reconnect_delay, "max_reconnect_delay") < min_reconnect_delay:
@@ -91,6 +88,8 @@ def make_client(
             ssl_context=ssl_context,
             connect_timeout=check_seconds(connect_timeout, "connect_timeout"),
             max_message_size=check_count(max_message_size, "max_message_size"),
+            library=choose_library(transport),
+            text_is_utf8=format != "msgpack",
         ),
         heartbeat=None
         if heartbeat_interval is None
@@ -107,7 +106,7 @@ def make_client(
         max_reconnect_attempts=max_reconnect_attempts,
         fail_first_connect=fail_first_connect,
         logger=logger or LOGGER,
-        new_session=lambda: DispatchSession(_CODECS[format]),
+        new_session=lambda: DispatchSession(*_CODECS[format]),
     )
     return Client(settings, check_count(max_concurrent_runs, "max_concurrent_runs"))
 

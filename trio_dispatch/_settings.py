@@ -10,7 +10,7 @@ import attrs
 
 from trio_dispatch._session import FrameSession
 from trio_dispatch._url import Address, parse_url
-from trio_dispatch._websocket import Connector
+from trio_dispatch._websocket import Connector, Library, choose_library
 
 TokenProvider = Callable[[], "str | Awaitable[str]"]
 """Gives a token, sync or async; asked before every dial."""
@@ -35,6 +35,9 @@ class DialSettings:
     connector: Connector | None = None
     connect_timeout: float = 10.0
     max_message_size: int = 16 * 1024 * 1024
+    library: Library = attrs.field(factory=lambda: choose_library("auto"))
+    text_is_utf8: bool = True
+    """Whether servers keep to it that text is UTF-8; msgpack comes as text that is not."""
 
 
 @attrs.frozen(kw_only=True)

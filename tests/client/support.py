@@ -14,6 +14,19 @@ from trio_dispatch.server import Identity, Server, Workflow
 
 URL = "ws://localhost/dwp"
 
+WIRES: dict[str, dict[str, Any]] = {
+    f"{transport}-{format}": {"transport": transport, "format": format}
+    for transport in ("trio-websocket", "websockets")
+    for format in ("json", "msgpack")
+}
+"""What a client may use; its tests run over each of them."""
+
+EITHER_LIBRARY = ("trio-websocket-msgpack", "websockets-json")
+"""For tests that take long: each library and each format once."""
+
+wire = "trio-websocket-json"
+"""The one in use: set by the fixture of this name."""
+
 SCOPES = {
     "demo-token": {"*"},
     "read-only": {"job:read", "workflow:read", "subscribe"},
@@ -74,7 +87,7 @@ async def calculate_total(order: Any) -> float:
 
 def memory_client(server: Server, token: str | None = "demo-token", **options: Any) -> Client:
     """A client that will reach *server* in memory."""
-    client = make_client(URL, token=token, **options)
+    client = make_client(URL, token=token, **(WIRES[wire] | options))
 
     async def connect(address: object) -> trio.abc.Stream:
         return await server.open_stream()

@@ -9,7 +9,7 @@ import pytest
 import trio
 import trio.testing
 
-from tests.client.support import make_server, memory_client
+from tests.client.support import EITHER_LIBRARY, make_server, memory_client
 from trio_dispatch import Client, EnqueueRequest
 from trio_dispatch._open import running
 from trio_dispatch.server import Server
@@ -67,6 +67,7 @@ async def whole_life(client: Client) -> None:
         await client.aclose()
 
 
+@pytest.mark.wires(*EITHER_LIBRARY)
 @pytest.mark.parametrize("whose", ["its own", "anybody's"])
 async def test_cancelled_at_any_step_of_its_life_a_client_leaves_nothing(
     autojump_clock: trio.testing.MockClock, whose: str
@@ -162,6 +163,7 @@ async def test_cancelled_at_any_step_a_call_leaves_the_client_whole(
             assert trio.lowlevel.current_statistics().tasks_living == tasks_before, step
 
 
+@pytest.mark.wires(*EITHER_LIBRARY)
 @pytest.mark.parametrize("seed", range(3))
 async def test_hundreds_cancelled_at_random_disturb_nobody(
     autojump_clock: trio.testing.MockClock, seed: int

@@ -13,7 +13,7 @@ import msgspec
 import pytest
 import trio
 
-from tests.client.support import make_server, memory_client
+from tests.client.support import EITHER_LIBRARY, make_server, memory_client
 from trio_dispatch import (
     Client,
     ConnectionLost,
@@ -54,6 +54,7 @@ async def in_chaos(
             yield client, proxy
 
 
+@pytest.mark.wires(*EITHER_LIBRARY)
 @pytest.mark.parametrize("seed", SEEDS)
 async def test_every_job_is_where_its_caller_was_told(autojump_clock: object, seed: int) -> None:
     print("seed", seed)
@@ -101,6 +102,7 @@ async def test_every_job_is_where_its_caller_was_told(autojump_clock: object, se
     assert perhaps
 
 
+@pytest.mark.wires(*EITHER_LIBRARY)
 @pytest.mark.parametrize("seed", SEEDS)
 async def test_every_wait_returns_the_truth(autojump_clock: object, seed: int) -> None:
     print("seed", seed)
@@ -143,6 +145,7 @@ async def session(client: Client) -> None:
         await client.stats()
 
 
+@pytest.mark.wires(*EITHER_LIBRARY)
 @pytest.mark.parametrize(
     ("direction", "how"), [("to_server", "eof"), ("to_server", "reset"), ("to_client", "eof")]
 )

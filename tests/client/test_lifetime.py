@@ -30,14 +30,15 @@ if sys.version_info < (3, 11):
 
 
 async def test_the_block_begins_connected_and_ends_with_nothing_left(
-    autojump_clock: object,
+    autojump_clock: object, wire: str
 ) -> None:
     server = make_server()
     async with server.run():
         async with running(memory_client(server)) as client:
             assert (client.connected, client.closed) == (True, False)
             assert client.session_id == server.connections[0].session_id
-            assert client.transport == "trio-websocket"
+            assert client.transport == wire.rpartition("-")[0]
+            assert server.connections[0].format == wire.rpartition("-")[2]
             assert "connected" in repr(client)
             async with client.subscribe("jobs"):
                 pass

@@ -17,7 +17,7 @@ import trio
 import trio.testing
 from trio._core._run import GLOBAL_RUN_CONTEXT
 
-from tests.client.support import make_server, memory_client
+from tests.client.support import EITHER_LIBRARY, make_server, memory_client
 from trio_dispatch import (
     AuthError,
     Client,
@@ -91,6 +91,7 @@ async def test_the_session_and_every_subscription_are_restored(autojump_clock: o
         assert server.connections[0].channels == frozenset()
 
 
+@pytest.mark.wires(*EITHER_LIBRARY)
 async def test_fifty_reconnects_leave_one_true_gap_each_and_lose_nothing_else(
     autojump_clock: object,
 ) -> None:
@@ -432,6 +433,7 @@ async def test_a_server_busy_with_a_run_is_not_mistaken_for_dead(autojump_clock:
         assert client.statistics().link.connections == 1
 
 
+@pytest.mark.wires(*EITHER_LIBRARY)
 async def test_after_an_hour_away_everybody_is_back_soon_and_spread_out(
     autojump_clock: object,
 ) -> None:
@@ -471,6 +473,7 @@ SOAK = int(os.environ.get("TRIO_DISPATCH_SOAK", "300"))
 """How many reconnects `test_nothing_grows` measures; ten requests each in a long soak."""
 
 
+@pytest.mark.wires(*EITHER_LIBRARY)
 async def test_nothing_grows(autojump_clock: object) -> None:
     """Thousands of reconnects and requests leave memory and tasks where they were."""
     server = make_server()

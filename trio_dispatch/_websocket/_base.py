@@ -41,8 +41,17 @@ class Transport(Protocol):
             TransportClosed: the connection is over.
         """
 
+    async def flush(self) -> None:
+        """Write what is `pending`. For the task that sends.
+
+        Raises:
+            TransportClosed: the connection is over.
+        """
+
     async def receive(self) -> Sequence[bytes | str]:
-        """Wait for messages, and return those that are there: at least one, in order.
+        """Wait until something comes, and return the messages in it, in order.
+
+        There may be none in it: a control frame, or a part of a message.
 
         Raises:
             TransportClosed: the connection is over.
@@ -57,6 +66,11 @@ class Transport(Protocol):
 
     async def abort(self) -> None:
         """Close the socket at once, without a word. Does not block."""
+
+    @property
+    def pending(self) -> bool:
+        """Whether there is something to `flush`: answers to control frames that came."""
+        ...
 
     @property
     def stuck_since(self) -> float | None:

@@ -10,6 +10,7 @@ from typing import Final
 import trio
 
 from trio_dispatch._url import Address
+from trio_dispatch._websocket._opcodes import OpcodeTurner
 
 PIECE: Final = 64 * 1024
 """The most bytes written at once; a write that moves on piece by piece is slow, not stuck."""
@@ -68,6 +69,8 @@ class WireStream(trio.abc.Stream):
         """Set when the handshake is over."""
         self.broken = trio.Event()
         """Set when the connection fails during the handshake."""
+        self.turner: OpcodeTurner | None = None
+        """Turns the opcodes of what is read."""
 
     @property
     def stuck_since(self) -> float | None:
@@ -119,7 +122,7 @@ class WireStream(trio.abc.Stream):
         if not data and not self.upgraded:
             self.broken.set()
             raise trio.BrokenResourceError("the connection ended during the handshake")
-        return data
+        return data if self.turner is None else self.turner.turn(data)
 
     async def aclose(self) -> None:
         """Close the stream below."""

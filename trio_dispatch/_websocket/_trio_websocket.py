@@ -85,6 +85,15 @@ class TrioWebSocketTransport:
         """Since when a write makes no progress."""
         return self._stream.stuck_since
 
+    @property
+    def pending(self) -> bool:
+        """The library's own task answers control frames."""
+        return False
+
+    async def flush(self) -> None:
+        """Nothing is pending."""
+        await trio.lowlevel.checkpoint()
+
     async def send(self, payloads: Sequence[Payload]) -> None:
         """Write *payloads* at once: all but the last are held back and go along with it."""
         *most, last = payloads
