@@ -83,6 +83,7 @@ class WebsocketsTransport:
         """Whether the message that is coming is text."""
         self._to_write: list[bytes] = []
         self._writing = False
+        self._closing = False
         self._drained = trio.Event()
         self._ending: str | None = None
         """How the connection ended, once it has."""
@@ -162,6 +163,7 @@ class WebsocketsTransport:
     async def aclose(self) -> None:
         """Close politely. `receive`, in its own task, sees the peer's close frame."""
         try:
+            self._closing = True
             if self._protocol.state is State.OPEN:
                 self._protocol.send_close(1000)
                 await self.flush()
@@ -205,7 +207,7 @@ class WebsocketsTransport:
             self._end(self._how_it_ended())
 
     def _on_message(self, data: bytes) -> None:
-        if self._protocol.close_sent is not None and self._protocol.parser_exc is None:
+        if self._closing:
             return  # what comes after our close frame may be garbage (protocol, "WebSocket")
         if self._is_text and self._text_is_utf8 and not data.isascii():
             try:
@@ -225,6 +227,9 @@ class WebsocketsTransport:
 
     async def _write(self) -> None:
         self._collect()
+        if not self._to_write:
+            await trio.lowlevel.checkpoint()
+            return
         data = b"".join(self._to_write)
         self._to_write.clear()
         self._drained.set()
