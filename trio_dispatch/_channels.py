@@ -10,6 +10,7 @@ channel there and the event's fields flat into ``data``; both shapes are underst
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Iterable
 from datetime import datetime
 from typing import Any, Final, cast
 
@@ -56,6 +57,21 @@ def server_channel(channel: str) -> str:
     events are picked out of ``jobs``.
     """
     return JOBS if channel.startswith("queue:") else channel
+
+
+def covering_channel(channels: Iterable[str]) -> str:
+    """Return the narrowest single channel that brings the events of all *channels*."""
+    names = {server_channel(channel) for channel in channels}
+    if len(names) == 1:
+        return names.pop()
+    kinds = {whole_channel(name) for name in names}
+    return kinds.pop() if len(kinds) == 1 else FIREHOSE
+
+
+def whole_channel(channel: str) -> str:
+    """Return the channel of all entities of the kind that *channel* is about."""
+    kind = channel.partition(":")[0]
+    return {"job": JOBS, "workflow": WORKFLOWS}.get(kind, channel)
 
 
 class _Body(msgspec.Struct, frozen=True):

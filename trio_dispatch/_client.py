@@ -15,7 +15,7 @@ from trio_dispatch import _jobs
 from trio_dispatch._arguments import check_count, check_text, encode_payload
 from trio_dispatch._channels import check_channel
 from trio_dispatch._codecs import UndecodableFrame, decode_data, decode_leniently
-from trio_dispatch._errors import DispatchError, ProtocolError
+from trio_dispatch._errors import DispatchError, NotSupported, ProtocolError, WorkflowFailed
 from trio_dispatch._frames import SAFE_METHODS, Frame, FrameType, Method, WireFrame
 from trio_dispatch._jobs import EnqueueRequest, JobHandle
 from trio_dispatch._link import Link, LinkStatistics
@@ -33,13 +33,13 @@ from trio_dispatch._models import (
     read_timeline,
 )
 from trio_dispatch._requests import Request
-from trio_dispatch._run_connections import RunConnections
+from trio_dispatch._run_connections import CarriedRequest, RunConnections
 from trio_dispatch._run_handle import RunHandle
 from trio_dispatch._runs import Runs, encode_input
 from trio_dispatch._session import Ready
 from trio_dispatch._settings import LinkSettings
 from trio_dispatch._subscriptions import Subscription, Subscriptions
-from trio_dispatch._watching import RunWatch
+from trio_dispatch._watching import RunWatch, finished_run
 from trio_dispatch._websocket import Connector
 
 T = TypeVar("T")
@@ -83,13 +83,15 @@ class Client:
     """
 
     def __init__(self, settings: LinkSettings, max_concurrent_runs: int) -> None:
-        self._subscriptions = Subscriptions()
+        self._by_http = settings.addresses[0].is_http
+        self._subscriptions = Subscriptions(shared=not self._by_http)
         self._link = Link(settings, self)
         self._subscriptions.use(self._link)
         self._run_connections = RunConnections(settings, max_concurrent_runs, self.why_ended)
         self._runs = Runs(self, self._subscriptions, self._run_connections)
         self._session_id: str | None = None
-        self._transport = settings.dial.library
+        self._transport = "http" if self._by_http else settings.dial.library
+        self._dial = settings.dial
 
     def __repr__(self) -> str:
         return repr(self._link).replace("Link", "Client", 1)
@@ -113,7 +115,7 @@ class Client:
 
     @property
     def transport(self) -> str:
-        """What carries the frames: ``trio-websocket`` or ``websockets``."""
+        """What carries the frames: ``trio-websocket``, ``websockets`` or ``http``."""
         return self._transport
 
     async def wait_connected(self) -> None:
@@ -247,19 +249,39 @@ class Client:
             TypeError, ValueError: an argument cannot be sent.
             ServerError: no workflow of that name is registered.
             ConnectFailed: no connection could be made for the run.
+            NotSupported: over HTTP, where a run ends with its request.
         """
+        if self._by_http:
+            raise self._not_supported(
+                "start_workflow()", "or run_workflow(..., cancel_with_scope=True)"
+            )
         text = encode_input(name, {} if input is msgspec.UNSET else input)
         return RunHandle(self, await self._runs.start(name, text))
 
-    async def run_workflow(self, name: str, input: object = msgspec.UNSET) -> WorkflowRun:
+    async def run_workflow(
+        self, name: str, input: object = msgspec.UNSET, *, cancel_with_scope: bool = False
+    ) -> WorkflowRun:
         """Start a workflow, wait until the run has ended, and return it.
 
-        Cancelled, this leaves the run alone.
+        Args:
+            name: the workflow's name.
+            input: as for `start_workflow`.
+            cancel_with_scope: without, cancelling this leaves the run alone. With it, cancelling
+                this cancels the run on the server (protocol, "HTTP RPC"): it fails with ``context
+                canceled``. The start then goes by HTTP to ``<path>/rpc`` of the same server, and
+                a lost connection ends the run as well. Needs ``trio-dispatch[http]``.
 
         Raises:
             WorkflowFailed: the run failed; ``run`` is its last state.
             ConnectionLost: the run's connection was lost, and the run was not found.
+            NotSupported: over HTTP without *cancel_with_scope*.
         """
+        if cancel_with_scope:
+            return await self._run_in_scope(name, input)
+        if self._by_http:
+            raise self._not_supported(
+                "run_workflow() without cancel_with_scope=True", "or cancel_with_scope=True"
+            )
         handle = await self.start_workflow(name, input)
         return await handle.wait()
 
@@ -351,6 +373,10 @@ class Client:
                 that only read are safe anyway.
         """
         check_text(method, "a method's name")
+        if method == Method.WORKFLOW_START and self._by_http:
+            raise self._not_supported(
+                f"request({method!r})", "or run_workflow(..., cancel_with_scope=True)"
+            )
         encoded = None if data is None else encode_payload(data, f"the data of {method}")
         frame = Frame(type=FrameType.REQUEST, method=method, data=encoded)
         if method == Method.WORKFLOW_START:
@@ -371,7 +397,10 @@ class Client:
         Raises:
             TypeError, ValueError: *frame* cannot be encoded, or starts a workflow, which would
                 block this connection.
+            NotSupported: over HTTP, where everything has an answer.
         """
+        if self._by_http:
+            raise self._not_supported("send()", "or request()")
         if frame.method == Method.WORKFLOW_START:
             raise ValueError("a frame that starts a workflow blocks its connection for the run; "
                              "use start_workflow()")  # fmt: skip
@@ -387,6 +416,10 @@ class Client:
     def on_lost(self, since: datetime | None) -> None:
         """For the link."""
         self._subscriptions.on_lost(since)
+
+    def on_channel_lost(self, channel: str) -> None:
+        """For the link."""
+        self._subscriptions.on_channel_lost(channel)
 
     def on_push(self, frame: WireFrame) -> None:
         """For the link."""
@@ -419,9 +452,33 @@ class Client:
 
     # Helpers.
 
+    def _not_supported(self, what: str, instead: str) -> NotSupported:
+        url = self._link.address.shown_for_websocket
+        return NotSupported(f"{what} does not work over HTTP: use {url!r}, {instead}")
+
+    async def _run_in_scope(self, name: str, input: object) -> WorkflowRun:
+        text = encode_input(name, {} if input is msgspec.UNSET else input)
+        try:
+            from trio_dispatch._http import carry_by_rpc
+        except ModuleNotFoundError as exc:
+            raise NotSupported(
+                "cancel_with_scope=True goes by HTTP: pip install 'trio-dispatch[http]'"
+            ) from exc
+        link = self._link
+
+        async def carry(carried: CarriedRequest, why_ended: Callable[[], Exception]) -> None:
+            await carry_by_rpc(carried, link.address, self._dial, link.get_token, why_ended)
+
+        started = await self._runs.start_in_scope(name, text, carry)
+        run = await finished_run(self, started.run_id)
+        if run.state == "failed":
+            raise WorkflowFailed(run)
+        return run
+
     def use_connector(self, connector: Connector) -> None:
         """Reach the server by *connector* instead of TCP. Before the client runs."""
         self._link.use_connector(connector)
+        self._dial = attrs.evolve(self._dial, connector=connector)
         self._run_connections.use_connector(connector)
 
     def _frame(self, method: str, key: str, id: str) -> Frame:

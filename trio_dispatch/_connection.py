@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable
+from datetime import datetime
 from typing import TYPE_CHECKING, Final, Protocol
 
 import trio
@@ -73,8 +74,47 @@ class Owner(Protocol):
     def on_push(self, frame: WireFrame) -> None:
         """An event came."""
 
+    def on_channel_lost(self, channel: str) -> None:
+        """A channel's events come no more, although the connection stays. Only HTTP does that."""
+
     def on_stray(self, frame: WireFrame) -> None:
         """A frame came that nobody waits for."""
+
+
+class AnyConnection(Protocol):
+    """What a link asks of a connection, whatever carries it."""
+
+    written: dict[str, Request]
+    ending: Exception | None
+    was_ready: bool
+    frames_sent: int
+    frames_received: int
+
+    @property
+    def ready(self) -> bool:
+        """Whether requests can be written."""
+        ...
+
+    @property
+    def last_ts(self) -> datetime | None:
+        """The server's clock at the last frame that named it."""
+        ...
+
+    def wake(self) -> None:
+        """There is something to write."""
+
+    def forget(self, request: Request) -> None:
+        """Nobody waits any more for the answer to a request that was written here."""
+
+    def forget_all(self) -> list[Request]:
+        """Nobody waits any more for anything that was written here; returns what that was."""
+        ...
+
+    def close(self) -> None:
+        """Begin to close."""
+
+    async def run(self, get_token: Callable[[], Awaitable[str | None]]) -> None:
+        """Serve, and return when the connection is over, for whatever reason."""
 
 
 class Connection:
@@ -109,6 +149,11 @@ class Connection:
         self._idle_writer: trio.lowlevel.Task | None = None
         self._last_life = 0.0
         self._ping_written_at: float | None = None
+
+    @property
+    def last_ts(self) -> datetime | None:
+        """The server's clock at the last frame that named it."""
+        return self.session.last_ts
 
     @property
     def ready(self) -> bool:

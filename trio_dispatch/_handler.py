@@ -44,6 +44,9 @@ class HandlerTask:
     def on_end(self, error: DispatchError | None) -> None:
         """Nothing to end."""
 
+    def on_channel_lost(self, channel: str) -> None:
+        """Nothing was subscribed."""
+
     def on_push(self, frame: WireFrame) -> None:
         """Queue *frame*."""
         if self._handler is None:

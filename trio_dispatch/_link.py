@@ -30,7 +30,7 @@ import trio
 
 from trio_dispatch._block import Blocks
 from trio_dispatch._codecs import JSON, thaw
-from trio_dispatch._connection import Connection
+from trio_dispatch._connection import AnyConnection, Connection
 from trio_dispatch._errors import (
     AuthError,
     ClientClosed,
@@ -45,6 +45,7 @@ from trio_dispatch._link_events import Announcer, Connected, Disconnected, LinkE
 from trio_dispatch._requests import Lane, Outbox, Request, timed_out
 from trio_dispatch._session import Ready
 from trio_dispatch._settings import LinkSettings
+from trio_dispatch._url import Address
 from trio_dispatch._websocket import Connector
 
 MAX_REFUSALS: Final = 5
@@ -84,6 +85,9 @@ class Observer(Protocol):
     def on_lost(self, since: datetime | None) -> None:
         """A connection that was ready is gone; *since*: the last that its server's clock said."""
 
+    def on_channel_lost(self, channel: str) -> None:
+        """A channel's events come no more, although the connection stays."""
+
     def on_push(self, frame: WireFrame) -> None:
         """An event came."""
 
@@ -105,7 +109,7 @@ class Link:
         self._log = settings.logger
         self._observer = observer
         self.outbox = Outbox()
-        self._connection: Connection | None = None
+        self._connection: AnyConnection | None = None
         self._scope = trio.CancelScope()
         self._closing = False
         self._ended = False
@@ -114,6 +118,7 @@ class Link:
         self._settled = trio.Event()
         self._up = trio.Event()
         self._lost_at: float | None = None
+        self._address = settings.addresses[0]
         self._announcer = Announcer()
         self._sweeper = trio.lowlevel.ParkingLot()
         self._blocks = Blocks()
@@ -344,6 +349,10 @@ class Link:
         self.outbox.unwatch(request)
         request.finish(answer, error)
 
+    def on_channel_lost(self, channel: str) -> None:
+        """A channel's events come no more."""
+        self._observer.on_channel_lost(channel)
+
     def on_push(self, frame: WireFrame) -> None:
         """An event came."""
         self._observer.on_push(frame)
@@ -402,11 +411,8 @@ class Link:
         refusals = 0  # tokens refused in a row
         for self._address in itertools.cycle(settings.addresses):
             self._dials += 1
-            connection = self._connection = Connection(
-                settings.new_session(), self, self._address, settings.dial, settings.heartbeat,
-                self._log,
-            )  # fmt: skip
-            await connection.run(self._get_token)
+            connection = self._connection = self._new_connection()
+            await connection.run(self.get_token)
             self._connection = None
             self._frames_sent += connection.frames_sent
             self._frames_received += connection.frames_received
@@ -427,6 +433,15 @@ class Link:
             self._log.info("%s; dialling again in %.3g s", reason, delay)
             self._announcer.tell(Disconnected(reason, delay))
             await trio.sleep(delay)
+
+    def _new_connection(self) -> AnyConnection:
+        settings = self._settings
+        if settings.new_connection is not None:
+            return settings.new_connection(self, self._address, settings.dial, self._log)
+        return Connection(
+            settings.new_session(), self, self._address, settings.dial, settings.heartbeat,
+            self._log,
+        )  # fmt: skip
 
     def _verdict(self, reason: Exception, failures: int, refusals: int) -> DispatchError | None:
         """The error to end with, or None to dial again."""
@@ -452,7 +467,13 @@ class Link:
         low = max(settings.min_reconnect_delay, high / 2)
         return random.uniform(min(low, high), high)
 
-    async def _get_token(self) -> str | None:
+    @property
+    def address(self) -> Address:
+        """Where the present connection leads, or the last one led."""
+        return self._address
+
+    async def get_token(self) -> str | None:
+        """Ask the provider for a token; *token* where there is none, or it fails."""
         provider = self._settings.token_provider
         if provider is None:
             return self._settings.token
@@ -467,12 +488,12 @@ class Link:
             return self._settings.token
         return token
 
-    def _after_loss(self, connection: Connection) -> None:
+    def _after_loss(self, connection: AnyConnection) -> None:
         """Decide the fate of everything that had been written to *connection*."""
         self._up = trio.Event()
         self._lost_at = trio.current_time()
         self.outbox.clear(Lane.RESTORE)
-        self._observer.on_lost(connection.session.last_ts)
+        self._observer.on_lost(connection.last_ts)
         reason = str(connection.ending)
         for request in connection.written.values():
             request.drops += 1

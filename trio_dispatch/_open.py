@@ -16,6 +16,8 @@ from trio_dispatch._arguments import check_count, check_seconds, check_text
 from trio_dispatch._block import in_background
 from trio_dispatch._client import Client
 from trio_dispatch._codecs import JSON, MSGPACK, Codec
+from trio_dispatch._connection import AnyConnection
+from trio_dispatch._errors import NotSupported
 from trio_dispatch._session import DispatchSession
 from trio_dispatch._settings import (
     LOGGER,
@@ -66,15 +68,16 @@ def make_client(
     logger: logging.Logger | None = None,
 ) -> Client:
     """Make a client, which does nothing yet. The options are those of `open_client`."""
-    addresses = read_addresses(url, "ws", "wss")
+    addresses = read_addresses(url, "ws", "wss", "http", "https")
+    _check_choice(format, "format", ("json", "msgpack"))
+    _check_choice(transport, "transport", ("auto", "trio-websocket", "websockets"))
+    by_http = _read_mode(addresses, format, transport)
     if token is not None:
         check_text(token, "a token")
     if token_provider is not None and not callable(token_provider):
         raise TypeError("token_provider is a function that returns a token")
     if token is not None or token_provider is not None:
         _warn_of_the_clear(addresses)
-    _check_choice(format, "format", ("json", "msgpack"))
-    _check_choice(transport, "transport", ("auto", "trio-websocket", "websockets"))
     if max_reconnect_attempts is not None:
         check_count(max_reconnect_attempts, "max_reconnect_attempts", least=0)
     if check_seconds(max_reconnect_delay, "max_reconnect_delay") < min_reconnect_delay:
@@ -88,7 +91,7 @@ def make_client(
             ssl_context=ssl_context,
             connect_timeout=check_seconds(connect_timeout, "connect_timeout"),
             max_message_size=check_count(max_message_size, "max_message_size"),
-            library=choose_library(transport),
+            library="trio-websocket" if by_http else choose_library(transport),
             text_is_utf8=format != "msgpack",
         ),
         heartbeat=None
@@ -107,15 +110,44 @@ def make_client(
         fail_first_connect=fail_first_connect,
         logger=logger or LOGGER,
         new_session=lambda: DispatchSession(*_CODECS[format]),
+        new_connection=_http_connection() if by_http else None,
     )
     return Client(settings, check_count(max_concurrent_runs, "max_concurrent_runs"))
+
+
+def _read_mode(addresses: tuple[Address, ...], format: str, transport: str) -> bool:
+    """Whether *addresses* are spoken to by HTTP. Raises for what does not go with it."""
+    modes = {address.is_http for address in addresses}
+    if len(modes) > 1:
+        raise ValueError(
+            "a list of URLs is either all ws:// and wss://, or all http:// and https://"
+        )
+    if not modes.pop():
+        return False
+    instead = addresses[0].shown_for_websocket
+    if format == "msgpack":
+        raise NotSupported(f"format='msgpack' does not work over HTTP: use {instead!r}")
+    if transport != "auto":
+        raise NotSupported(f"transport={transport!r} does not work over HTTP: use {instead!r}")
+    return True
+
+
+def _http_connection() -> Callable[..., AnyConnection]:
+    try:
+        from trio_dispatch._http import HttpConnection
+    except ModuleNotFoundError as exc:
+        raise ModuleNotFoundError(
+            f"http:// URLs need {exc.name}: pip install 'trio-dispatch[http]'"
+        ) from exc
+    return HttpConnection
 
 
 def _warn_of_the_clear(addresses: tuple[Address, ...]) -> None:
     for address in addresses:
         if not (address.secure or address.loopback):
             warnings.warn(
-                f"a token goes unencrypted to {address.shown}; use wss://",
+                f"a token goes unencrypted to {address.shown}; use "
+                + ("https://" if address.is_http else "wss://"),
                 InsecureTokenWarning,
                 stacklevel=4,
             )
@@ -129,7 +161,8 @@ def _check_choice(value: object, what: str, choices: tuple[str, ...]) -> None:
 _OPTIONS: Final = """
     Args:
         url: where the server is, ``ws://host:port/dwp`` or ``wss://…``. Of a list, each dial takes
-            the next.
+            the next. With ``http://`` or ``https://`` requests go by RPC, and subscriptions by
+            event streams.
         token: the token to authenticate with.
         token_provider: asked for a token before every dial, sync or async. When it raises, *token*
             is used instead.

@@ -46,6 +46,9 @@ class _Unobserved:
     def on_lost(self, since: datetime | None) -> None:
         """Nothing to mark."""
 
+    def on_channel_lost(self, channel: str) -> None:
+        """Nothing was subscribed."""
+
     def on_push(self, frame: WireFrame) -> None:
         """Run connections never subscribe."""
 

@@ -239,6 +239,27 @@ class Runs:
             raise fresh(record.error)
         return record
 
+    async def start_in_scope(
+        self,
+        name: str,
+        text: bytes,
+        carry: Callable[[CarriedRequest, Callable[[], Exception]], Awaitable[None]],
+    ) -> Started:
+        """Start a workflow on something that it ends with, and wait for its end.
+
+        Args:
+            name: the workflow's name.
+            text: its encoded input.
+            carry: sends the start and settles it; cancelled with the caller.
+        """
+        frame = start_frame(name, text)
+        self._client.check_frame(frame)
+        await trio.lowlevel.checkpoint()
+        self._client.check_open()
+        carried = CarriedRequest(frame)
+        self._spawn(carry, carried, self._client.why_ended)
+        return read_started(await carried.wait())
+
     def _spawn(self, function: Callable[..., Awaitable[None]], *args: object) -> None:
         try:
             if self._nursery is None:

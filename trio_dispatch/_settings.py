@@ -5,12 +5,16 @@ from __future__ import annotations
 import logging
 import ssl
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import attrs
 
 from trio_dispatch._session import FrameSession
 from trio_dispatch._url import Address, parse_url
 from trio_dispatch._websocket import Connector, Library, choose_library
+
+if TYPE_CHECKING:
+    from trio_dispatch._connection import AnyConnection, Owner
 
 TokenProvider = Callable[[], "str | Awaitable[str]"]
 """Gives a token, sync or async; asked before every dial."""
@@ -57,6 +61,10 @@ class LinkSettings:
     fail_first_connect: bool = True
     logger: logging.Logger = LOGGER
     new_session: Callable[[], FrameSession] = FrameSession
+    new_connection: (
+        Callable[[Owner, Address, DialSettings, logging.Logger], AnyConnection] | None
+    ) = None
+    """What makes a connection that is no WebSocket."""
 
 
 def read_addresses(url: str | Sequence[str], *schemes: str) -> tuple[Address, ...]:

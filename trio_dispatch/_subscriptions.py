@@ -14,6 +14,10 @@ asked for there is one `_Channel`, whose life is this table:
 
 A lost connection brings all of them back to *not asked*, and opens a gap in every subscription; a
 gap closes, and its reader may go on, when all channels of that subscription are in force again.
+
+Over a WebSocket one delivery serves everybody whom it matches. Over HTTP each channel has an event
+stream of its own, so a subscription there has one source, a channel that covers all of its own,
+and gets the events of that alone; and a source may be lost while the others go on.
 """
 
 from __future__ import annotations
@@ -28,7 +32,13 @@ import attrs
 import msgspec
 import trio
 
-from trio_dispatch._channels import CopyFilter, read_occurrence, server_channel
+from trio_dispatch._channels import (
+    CopyFilter,
+    covering_channel,
+    read_occurrence,
+    server_channel,
+    whole_channel,
+)
 from trio_dispatch._errors import DispatchError
 from trio_dispatch._frames import Frame, FrameType, Method, WireFrame
 from trio_dispatch._mailbox import Mailbox, Overflow
@@ -39,6 +49,9 @@ _log = logging.getLogger("trio_dispatch.subscriptions")
 
 LAG: Final = timedelta(seconds=1)
 """How long an event may wait in the server while answers overtake it. It keeps 256 at most."""
+
+MAX_NARROW: Final = 8
+"""Sources of one entity each, of one kind; beyond them, all entities of the kind share one."""
 
 
 class Sender(Protocol):
@@ -76,6 +89,8 @@ class _Channel:
     """What was asked last on this connection, if it is unanswered."""
     asked: bool = False
     in_force: bool = False
+    last_event: datetime | None = None
+    """When the last event happened that came from it, where it is a source of its own."""
 
 
 @attrs.frozen(kw_only=True)
@@ -91,9 +106,14 @@ class SubscriptionStatistics:
 
 
 class Subscriptions:
-    """All subscriptions of one client."""
+    """All subscriptions of one client.
 
-    def __init__(self) -> None:
+    Args:
+        shared: whether one delivery serves all channels, as over a WebSocket.
+    """
+
+    def __init__(self, *, shared: bool = True) -> None:
+        self._shared = shared
         self._link: Sender
         self._channels: dict[str, _Channel] = {}
         self._matching: dict[str, dict[Subscription, None]] = {}
@@ -134,7 +154,8 @@ class Subscriptions:
         for name in subscription.channels:
             self._matching.setdefault(name, {})[subscription] = None
             self._queues += name.startswith("queue:")
-        for name in dict.fromkeys(map(server_channel, subscription.channels)):
+        subscription.sources = self._sources_for(subscription.channels)
+        for name in subscription.sources:
             channel = self._channels.setdefault(name, _Channel(name))
             channel.users[subscription] = None
             if not channel.asked:
@@ -155,14 +176,31 @@ class Subscriptions:
                 self._queues -= name.startswith("queue:")
                 if not users:
                     del self._matching[name]
-        kept = set(map(server_channel, subscription.channels))
-        for name in dict.fromkeys(map(server_channel, left)):
+        sources = subscription.sources
+        if self._shared or not subscription.channels:
+            subscription.sources = self._sources_for(subscription.channels)
+        for name in sources:
             channel = self._channels.get(name)
-            if channel is not None and name not in kept and subscription in channel.users:
+            if channel is None or name in subscription.sources:
+                continue
+            if subscription in channel.users:
                 del channel.users[subscription]
                 subscription.unconfirmed.discard(name)
                 if not channel.users:
                     self._let_go(channel)
+
+    def _sources_for(self, channels: Iterable[str]) -> tuple[str, ...]:
+        """Which of the server's channels bring the events of *channels*."""
+        names = tuple(dict.fromkeys(map(server_channel, channels)))
+        if self._shared or not names:
+            return names
+        source = covering_channel(names)
+        whole = whole_channel(source)
+        if whole != source and source not in self._channels:
+            narrow = [name for name in self._channels if whole_channel(name) == whole]
+            if len(narrow) >= MAX_NARROW:
+                source = whole
+        return (source,)
 
     def _let_go(self, channel: _Channel) -> None:
         if channel.asked:
@@ -235,6 +273,18 @@ class Subscriptions:
             user.open_gap(self._missing_since(user, since))
         self._last_event = None
 
+    def on_channel_lost(self, name: str) -> None:
+        """A source has ended while the connection stays: ask for it again."""
+        channel = self._channels.get(name)
+        if channel is None or not channel.users:
+            return
+        channel.asked = channel.in_force = False
+        channel.request = None
+        for user in channel.users:
+            user.unconfirmed.add(name)
+            user.open_gap(channel.last_event or user.in_force_since)
+        self._ask(channel, Method.SUBSCRIBE)
+
     def _missing_since(self, user: Subscription, last_frame: datetime | None) -> datetime | None:
         """The time before which *user* has missed nothing, by the server's clock.
 
@@ -242,6 +292,10 @@ class Subscriptions:
         (protocol, "Events"), so the last event is a better witness. Where that is long ago, no
         event can have waited longer than `LAG` in a server that had others to send meanwhile.
         """
+        if not self._shared:
+            # What other requests are answered says nothing about a stream.
+            events = [self._channels[name].last_event for name in user.sources]
+            return next(filter(None, events), user.in_force_since)
         if last_frame is None:
             return user.in_force_since
         known = [last_frame - LAG, self._last_event, user.in_force_since]
@@ -258,13 +312,22 @@ class Subscriptions:
         """Deliver an event to everybody whom it matches, once each."""
         try:
             occurrence = read_occurrence(frame)
-            if self._copies.is_copy(occurrence):
-                return
-            self._last_event = occurrence.ts or self._last_event
+            if self._shared:
+                if self._copies.is_copy(occurrence):
+                    return
+                self._last_event = occurrence.ts or self._last_event
+                wanted = None
+            else:
+                source = self._channels.get(frame.channel)
+                if source is None:
+                    return
+                source.last_event = occurrence.ts or source.last_event
+                wanted = source.users
             matched: dict[Subscription, set[str]] = {}
             for name in occurrence.channels(with_queue=self._queues > 0):
                 for user in self._matching.get(name, ()):
-                    matched.setdefault(user, set()).add(name)
+                    if wanted is None or user in wanted:
+                        matched.setdefault(user, set()).add(name)
             if not matched:
                 return
             fields = occurrence.fields()
@@ -301,6 +364,8 @@ class Subscription(trio.abc.ReceiveChannel[Event]):
     ) -> None:
         self.channels = channels
         """The channels that it is subscribed to."""
+        self.sources: tuple[str, ...] = ()
+        """The server's channels that bring their events."""
         self.unconfirmed: set[str] = set()
         """The server's channels that are not in force yet, or not again."""
         self._home = home

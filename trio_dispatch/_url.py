@@ -33,6 +33,16 @@ class Address:
         return self.scheme in ("wss", "https")
 
     @property
+    def is_http(self) -> bool:
+        """Whether it is spoken to by plain HTTP, not by a WebSocket."""
+        return self.scheme in ("http", "https")
+
+    @property
+    def shown_for_websocket(self) -> str:
+        """The URL of the same server's WebSocket, without secrets."""
+        return self.shown.replace("http", "ws", 1) if self.is_http else self.shown
+
+    @property
     def loopback(self) -> bool:
         """Whether the host is this machine."""
         if self.host == "localhost" or self.host.endswith(".localhost"):

@@ -21,6 +21,11 @@ WIRES: dict[str, dict[str, Any]] = {
 }
 """What a client may use; its tests run over each of them."""
 
+WIRES["http"] = {"url": "http://localhost/dwp"}
+
+WEBSOCKETS = tuple(name for name in WIRES if name != "http")
+"""For tests of what HTTP does not have."""
+
 EITHER_LIBRARY = ("trio-websocket-msgpack", "websockets-json")
 """For tests that take long: each library and each format once."""
 
@@ -87,7 +92,7 @@ async def calculate_total(order: Any) -> float:
 
 def memory_client(server: Server, token: str | None = "demo-token", **options: Any) -> Client:
     """A client that will reach *server* in memory."""
-    client = make_client(URL, token=token, **(WIRES[wire] | options))
+    client = make_client(**({"url": URL, "token": token} | WIRES[wire] | options))
 
     async def connect(address: object) -> trio.abc.Stream:
         return await server.open_stream()

@@ -9,10 +9,12 @@ import pytest
 import trio
 import trio.testing
 
-from tests.client.support import EITHER_LIBRARY, make_server, memory_client
+from tests.client.support import EITHER_LIBRARY, WEBSOCKETS, make_server, memory_client
 from trio_dispatch import Client, EnqueueRequest
 from trio_dispatch._open import running
 from trio_dispatch.server import Server
+
+pytestmark = pytest.mark.wires(*WEBSOCKETS)
 
 
 class CancelAtStep(trio.abc.Instrument):

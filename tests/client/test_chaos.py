@@ -13,7 +13,7 @@ import msgspec
 import pytest
 import trio
 
-from tests.client.support import EITHER_LIBRARY, make_server, memory_client
+from tests.client.support import EITHER_LIBRARY, WEBSOCKETS, make_server, memory_client
 from trio_dispatch import (
     Client,
     ConnectionLost,
@@ -25,6 +25,8 @@ from trio_dispatch import (
 from trio_dispatch._open import running
 from trio_dispatch.server import Server
 from trio_dispatch.testing import FaultPlan, FaultyProxy
+
+pytestmark = pytest.mark.wires(*WEBSOCKETS)
 
 FRESH = secrets.randbelow(2**32)
 SEEDS = [pytest.param(1, id="1"), pytest.param(2, id="2"), pytest.param(FRESH, id="fresh")]

@@ -12,7 +12,7 @@ import pytest
 import trio
 
 import trio_dispatch
-from tests.client.support import make_server, open_memory_client
+from tests.client.support import WEBSOCKETS, make_server, open_memory_client
 from trio_dispatch import (
     ClientClosed,
     EnqueueManyFailed,
@@ -132,6 +132,7 @@ async def test_waiting_works_without_the_subscribe_scope(autojump_clock: object)
         assert job.state == "completed"
 
 
+@pytest.mark.wires(*WEBSOCKETS)
 async def test_the_callers_scope_ends_a_wait_for_a_job_that_nobody_knows(
     autojump_clock: object,
 ) -> None:

@@ -12,7 +12,7 @@ import trio
 import trio.testing
 
 import trio_dispatch
-from tests.client.support import make_server, memory_client, open_memory_client
+from tests.client.support import WEBSOCKETS, make_server, memory_client, open_memory_client
 from trio_dispatch import (
     AuthError,
     Client,
@@ -22,6 +22,7 @@ from trio_dispatch import (
     ConnectionLost,
     Disconnected,
 )
+from trio_dispatch._connection import Connection
 from trio_dispatch._open import running
 from trio_dispatch.testing import pipe
 
@@ -29,6 +30,7 @@ if sys.version_info < (3, 11):
     from exceptiongroup import ExceptionGroup
 
 
+@pytest.mark.wires(*WEBSOCKETS)
 async def test_the_block_begins_connected_and_ends_with_nothing_left(
     autojump_clock: object, wire: str
 ) -> None:
@@ -56,6 +58,7 @@ async def test_the_block_begins_connected_and_ends_with_nothing_left(
         assert trio.current_time() == before
 
 
+@pytest.mark.wires(*WEBSOCKETS)
 async def test_a_refused_token_raises_auth_error(autojump_clock: object) -> None:
     server = make_server()
     async with server.run():
@@ -113,6 +116,7 @@ async def test_who_is_no_dispatch_server_raises_connect_failed(
     assert trio.current_time() == 0  # at once
 
 
+@pytest.mark.wires(*WEBSOCKETS)
 async def test_a_connection_reset_in_the_handshake_is_noticed_at_once(
     autojump_clock: object,
 ) -> None:
@@ -162,6 +166,7 @@ async def test_leaving_by_an_outer_scope_waits_for_nobody(autojump_clock: object
         assert server.connections == []
 
 
+@pytest.mark.wires(*WEBSOCKETS)
 async def test_closing_is_idempotent_and_ends_waiting_calls(autojump_clock: object) -> None:
     server = make_server(queues=[])
     async with open_memory_client(server) as client, trio.open_nursery() as nursery:
@@ -195,6 +200,7 @@ async def test_closing_is_idempotent_and_ends_waiting_calls(autojump_clock: obje
         assert server.connections == [] or server.connections[0].blocked
 
 
+@pytest.mark.wires(*WEBSOCKETS)
 async def test_connection_events_begin_with_the_present_state(autojump_clock: object) -> None:
     server = make_server()
     async with open_memory_client(server) as client:
@@ -224,6 +230,7 @@ async def test_a_client_in_a_nursery_lives_until_it_is_closed(autojump_clock: ob
         assert len(nursery.child_tasks) == 0
 
 
+@pytest.mark.wires(*WEBSOCKETS)
 async def test_a_client_that_ends_by_itself_cancels_the_body_and_raises(
     autojump_clock: object,
 ) -> None:
@@ -251,6 +258,7 @@ async def test_a_client_that_ends_by_itself_cancels_the_body_and_raises(
         assert isinstance(caught.value.__cause__, ConnectionLost)
 
 
+@pytest.mark.wires(*WEBSOCKETS)
 async def test_alone_in_a_nursery_it_raises_there(autojump_clock: object) -> None:
     server = make_server()
     client = memory_client(server, reconnect=False)
@@ -266,10 +274,11 @@ async def test_alone_in_a_nursery_it_raises_there(autojump_clock: object) -> Non
 def drop(client: Client) -> None:
     """Lose the main connection, as the network might."""
     connection = client._link._connection
-    assert connection is not None
+    assert isinstance(connection, Connection)
     connection._lost("pulled the plug")
 
 
+@pytest.mark.wires(*WEBSOCKETS)
 async def test_a_silent_server_is_noticed_and_a_quiet_one_kept(autojump_clock: object) -> None:
     server = make_server()
     async with open_memory_client(server) as client:
@@ -320,6 +329,7 @@ def test_a_token_in_the_clear_to_another_machine_warns() -> None:
         trio_dispatch.open_client("ws://example.com/dwp")
 
 
+@pytest.mark.wires(*WEBSOCKETS)
 async def test_no_log_line_and_no_repr_shows_the_token(
     autojump_clock: object, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -17,7 +17,7 @@ import trio
 import trio.testing
 from trio._core._run import GLOBAL_RUN_CONTEXT
 
-from tests.client.support import EITHER_LIBRARY, make_server, memory_client
+from tests.client.support import EITHER_LIBRARY, WEBSOCKETS, make_server, memory_client
 from trio_dispatch import (
     AuthError,
     Client,
@@ -28,9 +28,12 @@ from trio_dispatch import (
     RequestTimeout,
     StreamGap,
 )
+from trio_dispatch._connection import Connection
 from trio_dispatch._open import running
 from trio_dispatch.server import Identity, Server
 from trio_dispatch.testing import PipeEnd
+
+pytestmark = pytest.mark.wires(*WEBSOCKETS)
 
 
 class Network:
@@ -234,7 +237,7 @@ async def test_what_was_written_when_the_connection_dropped(autojump_clock: obje
 def server_frozen(client: Client, blocker: trio.Event) -> None:
     """Let the client hear nothing more on its present connection."""
     connection = client._link._connection
-    assert connection is not None
+    assert isinstance(connection, Connection)
     connection.session.receive = lambda payload: []  # type: ignore[method-assign]
 
 
@@ -405,7 +408,7 @@ async def test_a_half_open_peer_is_noticed_in_time(autojump_clock: object) -> No
 def server_frozen_at_the_wire(client: Client) -> None:
     """Half-open: what the server sends never arrives, and nothing says so."""
     connection = client._link._connection
-    assert connection is not None
+    assert isinstance(connection, Connection)
     transport = connection._transport
     assert transport is not None
 

@@ -9,7 +9,7 @@ import pytest
 import trio
 import trio.testing
 
-from tests.client.support import make_server, memory_client, open_memory_client
+from tests.client.support import WEBSOCKETS, make_server, memory_client, open_memory_client
 from trio_dispatch import (
     Client,
     ConnectionLost,
@@ -22,6 +22,8 @@ from trio_dispatch import (
 from trio_dispatch._open import running
 from trio_dispatch.server import Server, Workflow
 from trio_dispatch.testing import FaultyProxy
+
+pytestmark = pytest.mark.wires(*WEBSOCKETS)
 
 
 def make_run_server(**options: Any) -> Server:

@@ -9,7 +9,7 @@ import pytest
 import trio
 
 import trio_dispatch
-from tests.client.support import EITHER_LIBRARY, make_server, open_memory_client
+from tests.client.support import EITHER_LIBRARY, WEBSOCKETS, make_server, open_memory_client
 from trio_dispatch import Client, Event, Frame, Subscription, SubscriptionOverflow
 from trio_dispatch._codecs import JSON
 from trio_dispatch._frames import WireFrame
@@ -151,6 +151,7 @@ async def test_a_stalled_reader_holds_up_nobody(autojump_clock: object) -> None:
             assert read_well.statistics().stored == 300
 
 
+@pytest.mark.wires(*WEBSOCKETS)
 async def test_leaving_the_last_subscription_of_a_channel_unsubscribes(
     autojump_clock: object,
 ) -> None:
@@ -168,6 +169,7 @@ async def test_leaving_the_last_subscription_of_a_channel_unsubscribes(
         assert await on_server() == set()
 
 
+@pytest.mark.wires(*WEBSOCKETS)
 async def test_a_channel_left_and_entered_again_at_once_stays(autojump_clock: object) -> None:
     server = make_server()
     async with open_memory_client(server) as client:

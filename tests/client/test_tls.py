@@ -7,6 +7,7 @@ from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from datetime import datetime, timezone
 from functools import partial
+from typing import Any
 
 import pytest
 import trio
@@ -47,6 +48,12 @@ async def serving(certificate: trustme.LeafCert) -> AsyncGenerator[int, None]:
         nursery.cancel_scope.cancel()
 
 
+def on_wire(host: str, port: int) -> dict[str, Any]:
+    """Where the server is, for the wire in use."""
+    scheme = "https" if support.wire == "http" else "wss"
+    return support.WIRES[support.wire] | {"url": f"{scheme}://{host}:{port}/dwp"}
+
+
 def trusting() -> ssl.SSLContext:
     context = ssl.create_default_context()
     AUTHORITY.configure_trust(context)
@@ -56,10 +63,7 @@ def trusting() -> ssl.SSLContext:
 async def test_a_private_authority_is_trusted_where_it_is_given() -> None:
     async with serving(AUTHORITY.issue_cert("localhost", "127.0.0.1")) as port:
         async with trio_dispatch.open_client(
-            f"wss://127.0.0.1:{port}/dwp",
-            token="demo-token",
-            ssl_context=trusting(),
-            **support.WIRES[support.wire],
+            **on_wire("127.0.0.1", port), token="demo-token", ssl_context=trusting()
         ) as client:
             handle = await client.enqueue("noop", {"big": "x" * 500_000})
             assert (await handle.wait()).state == "completed"
@@ -86,10 +90,7 @@ async def test_wrong_certificates_are_refused_and_the_error_says_why(
     async with serving(issued) as port:
         with pytest.raises(ConnectFailed, match=message):
             async with trio_dispatch.open_client(
-                f"wss://{host}:{port}/dwp",
-                token="demo-token",
-                ssl_context=trusting(),
-                **support.WIRES[support.wire],
+                **on_wire(host, port), token="demo-token", ssl_context=trusting()
             ):
                 pytest.fail("entered")
 
@@ -97,7 +98,5 @@ async def test_wrong_certificates_are_refused_and_the_error_says_why(
 async def test_an_unknown_authority_is_refused() -> None:
     async with serving(trustme.CA().issue_cert("127.0.0.1")) as port:
         with pytest.raises(ConnectFailed, match="certificate verify failed"):
-            async with trio_dispatch.open_client(
-                f"wss://127.0.0.1:{port}/dwp", token="demo-token", **support.WIRES[support.wire]
-            ):
+            async with trio_dispatch.open_client(**on_wire("127.0.0.1", port), token="demo-token"):
                 pytest.fail("entered")

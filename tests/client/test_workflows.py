@@ -7,9 +7,11 @@ import pytest
 import trio
 
 import trio_dispatch
-from tests.client.support import make_server, open_memory_client
+from tests.client.support import WEBSOCKETS, make_server, open_memory_client
 from trio_dispatch import RunHandle, WorkflowFailed
 from trio_dispatch.server import Server
+
+pytestmark = pytest.mark.wires(*WEBSOCKETS)
 
 
 def inputs(server: Server) -> list[object]:
