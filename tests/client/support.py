@@ -92,7 +92,8 @@ async def calculate_total(order: Any) -> float:
 
 def memory_client(server: Server, token: str | None = "demo-token", **options: Any) -> Client:
     """A client that will reach *server* in memory."""
-    client = make_client(**({"url": URL, "token": token} | WIRES[wire] | options))
+    defaults = {"url": URL, "token": token} | ({} if "url" in options else WIRES[wire])
+    client = make_client(**(defaults | options))
 
     async def connect(address: object) -> trio.abc.Stream:
         return await server.open_stream()

@@ -65,6 +65,8 @@ class HttpConnection:
         self._scope = trio.CancelScope()
         self._scopes: dict[str, trio.CancelScope] = {}
         self._channels: dict[str, ChannelStream] = {}
+        self._restoring = True
+        """Whether the channels that are wanted go first: what waits may cause events in them."""
         self._work = trio.Event()
         self._ids = itertools.count(1)
         self._over = False
@@ -155,26 +157,33 @@ class HttpConnection:
         while True:
             request = None
             if not self._over:
-                request = outbox.peek(window_full=len(self._scopes) >= WINDOW)
-            if request is None:
+                full = self._restoring or len(self._scopes) >= WINDOW
+                request = outbox.peek(window_full=full)
+            if request is None and self._restoring and not self._scopes:
+                self._restoring = False
+            elif request is None:
                 self._work = trio.Event()
                 await self._work.wait()
-                continue
-            outbox.remove(request)
-            request.id = f"t{next(self._ids)}"
-            request.written = True
-            self.written[request.id] = request
-            # What is wanted of a channel is settled here, in order; only waiting goes side by side.
-            if request.frame.method == Method.UNSUBSCRIBE:
-                self._unsubscribe(request)
-                continue
-            stream = None
-            if request.frame.method == Method.SUBSCRIBE:
-                stream = self._channels[_channel(request)] = ChannelStream(
-                    self._wire, _channel(request), self._on_event, self._on_stream_lost, self._log
-                )
-            self._scopes[request.id] = trio.CancelScope()
-            nursery.start_soon(self._carry, request, stream)
+            else:
+                self._take(request, nursery)
+
+    def _take(self, request: Request, nursery: trio.Nursery) -> None:
+        """Send *request*, in a task of its own."""
+        self._owner.outbox.remove(request)
+        request.id = f"t{next(self._ids)}"
+        request.written = True
+        self.written[request.id] = request
+        # What is wanted of a channel is settled here, in order; only waiting goes side by side.
+        if request.frame.method == Method.UNSUBSCRIBE:
+            self._unsubscribe(request)
+            return
+        stream = None
+        if request.frame.method == Method.SUBSCRIBE:
+            stream = self._channels[_channel(request)] = ChannelStream(
+                self._wire, _channel(request), self._on_event, self._on_stream_lost, self._log
+            )
+        self._scopes[request.id] = trio.CancelScope()
+        nursery.start_soon(self._carry, request, stream)
 
     def _end(self, reason: Exception | None) -> None:
         """It is over. What is under way is cut off."""
@@ -220,12 +229,7 @@ class HttpConnection:
             self._put_back(request)
             self._lose(ConnectionLost(f"{self._address.shown} cannot be reached: {exc}"))
         except Interrupted as exc:
-            if request.lane is Lane.RESTORE:
-                # As over a WebSocket: the connection is lost, and the channel wanted again.
-                self._put_back(request)
-                self._lose(ConnectionLost(f"{method}: {exc}"))
-            else:
-                self._interrupted(request, str(exc))
+            self._interrupted(request, str(exc))
         except NotAFrame as exc:
             if exc.status >= BAD_GATEWAY:
                 self._interrupted(request, str(exc), exc)
@@ -263,13 +267,19 @@ class HttpConnection:
         request.written = False
         if request.lane is not Lane.RESTORE:
             request.lane = Lane.AGAIN
-            self._owner.outbox.put(request)
+        self._owner.outbox.put(request)
         return True
 
     def _interrupted(self, request: Request, how: str, error: Exception | None = None) -> None:
         """Nobody knows what became of *request* (rule 4)."""
         request.drops += 1
-        if request.safe and request.drops == 1 and self._put_back(request):
+        safe = request.safe or request.lane is Lane.RESTORE
+        if safe and request.drops == 1 and self._put_back(request):
+            return
+        if request.lane is Lane.RESTORE:
+            # As over a WebSocket: the connection is lost, and then the channel is wanted again.
+            self._put_back(request)
+            self._lose(ConnectionLost(f"{request.frame.method}: {how}"))
             return
         subject = request.frame.method
         lost = ConnectionLost(f"{subject} was sent, and may have been carried out: {how}", True)

@@ -63,7 +63,8 @@ class MemoryTransport(httpx.AsyncBaseTransport):
     ) -> None:
         self._pool = httpcore.AsyncConnectionPool(
             max_connections=None,
-            max_keepalive_connections=20,
+            # The pool cannot see that an idle one of these has ended, and a new one costs nothing.
+            max_keepalive_connections=0,
             network_backend=_Backend(lambda: connector(address)),
         )
 

@@ -89,9 +89,16 @@ class ChannelStream:
         Raises:
             NotDelivered, Interrupted, NotAFrame: the first stream could not be opened.
         """
+        failure: Exception | None = None
         with self._scope:
             async with trio.open_nursery() as self._nursery:
-                stream = await self._open()
+                try:
+                    stream = await self._open()
+                except (NotDelivered, Interrupted, NotAFrame) as exc:
+                    failure = exc  # raised outside the nursery, which would wrap it
+                    self._scope.cancel()
+                    await trio.lowlevel.checkpoint()
+                    raise  # pragma: no cover - the checkpoint has raised
                 task_status.started()
                 while stream.complete:
                     with trio.move_on_at(stream.opened_at + RENEW_AFTER):
@@ -104,6 +111,8 @@ class ChannelStream:
                 self.lost = True
                 self._on_lost(self)
                 self._scope.cancel()
+        if failure is not None:
+            raise failure
 
     async def _open(self) -> _Stream:
         stream = _Stream()

@@ -17,6 +17,7 @@ from urllib.parse import quote
 import httpx
 import httpx_sse
 import msgspec
+import trio
 
 from trio_dispatch._codecs import JSON, UndecodableFrame
 from trio_dispatch._frames import Frame, WireFrame
@@ -49,7 +50,11 @@ class NotAFrame(Exception):
 
 
 class HttpWire:
-    """Talks HTTP to one address, for the length of a block."""
+    """Talks HTTP to one address, for the length of a block.
+
+    Reading is only ever given up by cancelling it: httpx reads by generators in generators, and the
+    inner ones of a loop that is left in any other way are never closed.
+    """
 
     def __init__(self, address: Address, dial: DialSettings, token: str | None) -> None:
         scheme = "https" if address.secure else "http"
@@ -98,30 +103,32 @@ class HttpWire:
         """
         frame = msgspec.structs.replace(frame, token=self._token or "")
         try:
-            async with self._http.stream(
-                "POST",
-                f"{self._base}/rpc",
-                content=JSON.encode(frame),
-                headers={"Content-Type": _JSON_TYPE},
-                extensions=self._target("/rpc", self._query.removesuffix("&")),
-            ) as response:
+            request = self._request("POST", "/rpc", self._query.removesuffix("&"))
+            text = JSON.encode(frame)
+            request.headers["Content-Type"] = _JSON_TYPE
+            request.headers["Content-Length"] = str(len(text))
+            request.stream = _Once(text)
+            async with aclosing(await self._http.send(request, stream=True)) as response:
                 body = bytearray()
-                async for chunk in response.aiter_bytes():
-                    body += chunk
-                    if len(body) > self._max_message_size:
-                        raise NotAFrame(
-                            response.status_code,
-                            f"more than max_message_size ({self._max_message_size:,} bytes)",
-                        )
+                with trio.CancelScope() as enough:
+                    async for chunk in response.aiter_bytes():
+                        body += chunk
+                        if len(body) > self._max_message_size:
+                            enough.cancel()
         except (httpx.ConnectError, httpx.ConnectTimeout, httpx.ProxyError) as exc:
             raise NotDelivered(_reason(exc)) from exc
         except httpx.HTTPError as exc:
             raise Interrupted(_reason(exc)) from exc
+        if len(body) > self._max_message_size:
+            raise NotAFrame(
+                response.status_code,
+                f"more than max_message_size ({self._max_message_size:,} bytes)",
+            )
         try:
             return JSON.decode(bytes(body))
         except UndecodableFrame as exc:
-            text = bytes(body[:200]).decode("utf-8", "replace").strip()
-            raise NotAFrame(response.status_code, text) from exc
+            beginning = bytes(body[:200]).decode("utf-8", "replace").strip()
+            raise NotAFrame(response.status_code, beginning) from exc
 
     @asynccontextmanager
     async def events(self, channel: str) -> AsyncGenerator[AsyncIterator[str], None]:
@@ -137,35 +144,58 @@ class HttpWire:
         """
         query = f"{self._query}token={quote(self._token or '', '')}&channel={quote(channel, '')}"
         try:
-            async with self._http.stream(
-                "GET",
-                f"{self._base}/sse",
-                headers={"Accept": _STREAM_TYPE, "Cache-Control": "no-store"},
-                extensions=self._target("/sse", query),
-            ) as response:
+            request = self._request("GET", "/sse", query)
+            request.headers["Accept"] = _STREAM_TYPE
+            request.headers["Cache-Control"] = "no-store"
+            async with aclosing(await self._http.send(request, stream=True)) as response:
                 kind = response.headers.get("content-type", "").partition(";")[0].strip()
                 if response.status_code != 200 or kind != _STREAM_TYPE:
                     raise NotAFrame(response.status_code, f"{kind or 'nothing'}, no event stream")
-                bounded = _Bounded(response, self._max_message_size)
-                source = httpx_sse.EventSource(bounded)  # type: ignore[arg-type]  # all it uses
-                async with aclosing(source.aiter_sse()) as events:
-                    yield (event.data async for event in events if event.data)
+                with trio.CancelScope() as enough:
+                    bounded = _Bounded(response, self._max_message_size, enough)
+                    source = httpx_sse.EventSource(bounded)  # type: ignore[arg-type]  # all it uses
+                    async with aclosing(source.aiter_sse()) as events:
+                        yield (event.data async for event in events if event.data)
+                if enough.cancelled_caught:
+                    raise Interrupted(f"an event of more than {self._max_message_size:,} bytes")
         except (httpx.ConnectError, httpx.ConnectTimeout, httpx.ProxyError) as exc:
             raise NotDelivered(_reason(exc)) from exc
         except httpx.HTTPError as exc:
             raise Interrupted(_reason(exc)) from exc
 
-    def _target(self, suffix: str, query: str) -> dict[str, bytes]:
-        return {"target": f"{self._path}{suffix}{'?' if query else ''}{query}".encode()}
+    def _request(self, method: str, suffix: str, query: str) -> httpx.Request:
+        target = f"{self._path}{suffix}{'?' if query else ''}{query}"
+        request = self._http.build_request(
+            method, self._base + suffix, extensions={"target": target.encode()}
+        )
+        request.stream = _Once(b"")
+        return request
+
+
+class _Once(httpx.AsyncByteStream):
+    """A request's body, without a generator that a cancelled write leaves unfinished."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data: bytes | None = data
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self
+
+    async def __anext__(self) -> bytes:
+        data, self._data = self._data, None
+        if data is None:
+            raise StopAsyncIteration
+        return data
 
 
 class _Bounded:
     """What `httpx_sse.EventSource` needs of a response, with a limit to what one line may hold."""
 
-    def __init__(self, response: httpx.Response, limit: int) -> None:
+    def __init__(self, response: httpx.Response, limit: int, enough: trio.CancelScope) -> None:
         self.headers = response.headers
         self._response = response
         self._limit = limit
+        self._enough = enough
 
     async def aiter_text(self) -> AsyncGenerator[str, None]:
         size = 0
@@ -173,8 +203,9 @@ class _Bounded:
             _, newline, rest = text.rpartition("\n")
             size = len(rest) if newline else size + len(text)
             if size > self._limit:
-                raise httpx.ReadError(f"an event of more than {self._limit:,} bytes")
-            yield text
+                self._enough.cancel()
+            else:
+                yield text
 
 
 def _reason(error: BaseException) -> str:

@@ -9,6 +9,7 @@ that leaves has its queued requests carried out all the same.
 
 from __future__ import annotations
 
+import logging
 from typing import Final
 
 import msgspec
@@ -45,6 +46,13 @@ class _Drop(Exception):
     """The connection is to be dropped, without a close frame."""
 
 
+def _quiet(parent: logging.Logger) -> logging.Logger:
+    """A logger that is in no registry: the library's log shows frames, and in them tokens."""
+    logger = logging.Logger(f"{parent.name}.websocket", level=logging.WARNING)  # noqa: LOG001
+    logger.parent = parent
+    return logger
+
+
 class WebSocketSession:
     """One upgraded connection. `run` is its life."""
 
@@ -54,7 +62,7 @@ class WebSocketSession:
         self._protocol = ServerProtocol(
             state=State.OPEN,
             max_size=hub.max_message_size,
-            logger=hub.logger.getChild("websocket"),
+            logger=_quiet(hub.logger),
         )
         self._input = FrameBuffer(hub.max_message_size)
         self._input_changed = trio.Event()
