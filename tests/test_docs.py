@@ -44,9 +44,15 @@ async def test_the_fragments_of_a_page_run_and_print_what_it_says(
                     snippet.check_output(await run_fragment(snippet, names))
 
 
+def _by_http(url: str) -> str:
+    return url.replace("ws", "http", 1)
+
+
 def _with_url(function: Callable[..., object], url: str) -> Callable[..., object]:
+    urls: dict[object, object] = {EXAMPLE_URL: url, _by_http(EXAMPLE_URL): _by_http(url)}
+
     def call(*args: object, **options: object) -> object:
-        return function(*(url if arg == EXAMPLE_URL else arg for arg in args), **options)
+        return function(*(urls.get(arg, arg) for arg in args), **options)
 
     return call
 

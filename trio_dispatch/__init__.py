@@ -28,6 +28,7 @@ from trio_dispatch._errors import (
     SubscriptionOverflow,
     WorkflowFailed,
 )
+from trio_dispatch._finished_jobs import FinishedJobs
 from trio_dispatch._frames import ErrorBody, ErrorCode, Frame, FrameType, Method
 from trio_dispatch._jobs import EnqueueRequest, JobHandle
 from trio_dispatch._link import Link, LinkStatistics
@@ -70,6 +71,7 @@ __all__ = [
     "ErrorCode",
     "Event",
     "FederationStats",
+    "FinishedJobs",
     "Frame",
     "FrameType",
     "InsecureTokenWarning",

@@ -16,6 +16,7 @@ from trio_dispatch._arguments import check_count, check_text, encode_payload
 from trio_dispatch._channels import check_channel
 from trio_dispatch._codecs import UndecodableFrame, decode_data, decode_leniently
 from trio_dispatch._errors import DispatchError, NotSupported, ProtocolError, WorkflowFailed
+from trio_dispatch._finished_jobs import FinishedJobs, run_workers, wait_workers
 from trio_dispatch._frames import SAFE_METHODS, Frame, FrameType, Method, WireFrame
 from trio_dispatch._jobs import EnqueueRequest, JobHandle
 from trio_dispatch._link import Link, LinkStatistics
@@ -228,6 +229,24 @@ class Client:
         """
         job_id = job.job_id if isinstance(job, JobHandle) else check_text(job, "a job's id")
         return await _jobs.wait_job(self, job_id)
+
+    def wait_jobs(self, jobs: Iterable[str | JobHandle]) -> FinishedJobs:
+        """Wait for many jobs, for the length of a block.
+
+        ``async with client.wait_jobs(handles) as finished: async for job in finished:`` gives each
+        job once, as it was when it had finished, in the order in which they finish. None raises:
+        ``job.state`` says how it ended. As for `wait_job` there is no timeout.
+        """
+        return FinishedJobs(self._runs.spawn, wait_workers(self, jobs), self.why_ended)
+
+    def run_jobs(self, requests: Iterable[EnqueueRequest], *, limit: int = 10) -> FinishedJobs:
+        """Enqueue jobs and wait for them, *limit* of them at once, for the length of a block.
+
+        ``async with client.run_jobs(requests, limit=8) as finished: async for job in finished:``
+        gives each job when it has finished, however it ended. *requests* is read as places become
+        free, so it may be endless. Leaving the block enqueues no more; what is enqueued runs on.
+        """
+        return FinishedJobs(self._runs.spawn, run_workers(self, requests, limit), self.why_ended)
 
     # Workflows.
 

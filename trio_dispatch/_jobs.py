@@ -196,17 +196,22 @@ async def enqueue_many(
 
 async def wait_job(client: Client, job_id: str) -> Job:
     """See `Client.wait_job`."""
-    subscription = client.subscribe(f"job:{job_id}", buffer=16, overflow="drop_oldest")
-    try:
-        async with subscription:
-            job = await _watch_and_ask(client, job_id, subscription)
-    except PermissionDenied as exc:
-        if exc.method != Method.SUBSCRIBE:
-            raise
-        job = await _watch_and_ask(client, job_id, None)
+    job = await finished_job(client, job_id)
     if job.state == "completed":
         return job
     raise (JobCancelled if job.state == "cancelled" else JobFailed)(job)
+
+
+async def finished_job(client: Client, job_id: str) -> Job:
+    """Wait until a job has finished, in whatever way, and return it."""
+    subscription = client.subscribe(f"job:{job_id}", buffer=16, overflow="drop_oldest")
+    try:
+        async with subscription:
+            return await _watch_and_ask(client, job_id, subscription)
+    except PermissionDenied as exc:
+        if exc.method != Method.SUBSCRIBE:
+            raise
+        return await _watch_and_ask(client, job_id, None)
 
 
 async def _watch_and_ask(client: Client, job_id: str, events: Subscription | None) -> Job:

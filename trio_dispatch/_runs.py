@@ -222,7 +222,7 @@ class Runs:
                 await self._listen()
             await trio.lowlevel.checkpoint_if_cancelled()
             carried = self.connections.carry(frame)
-            self._spawn(self._follow, record, carried)
+            self.spawn(self._follow, record, carried)
             await carried.under_way.wait()
             with trio.move_on_after(KNOWN_WITHIN):
                 while record.standing is RunState.STARTING:
@@ -257,10 +257,11 @@ class Runs:
         await trio.lowlevel.checkpoint()
         self._client.check_open()
         carried = CarriedRequest(frame)
-        self._spawn(carry, carried, self._client.why_ended)
+        self.spawn(carry, carried, self._client.why_ended)
         return read_started(await carried.wait())
 
-    def _spawn(self, function: Callable[..., Awaitable[None]], *args: object) -> None:
+    def spawn(self, function: Callable[..., Awaitable[None]], *args: object) -> None:
+        """Run a task that ends with the client."""
         try:
             if self._nursery is None:
                 raise self._client.why_ended()
@@ -285,7 +286,7 @@ class Runs:
             events.append(event)
         elif any(record.name == event.data.get("name") for record in self._unknown):
             self._candidates[run_id] = deque([event], maxlen=EVENTS_KEPT)
-            self._spawn(self._look_up, run_id)
+            self.spawn(self._look_up, run_id)
 
     async def _look_up(self, run_id: str) -> None:
         """Ask for a candidate, and see whose input it has."""
