@@ -16,7 +16,16 @@ nox.options.error_on_missing_interpreters = False
 
 PYPROJECT = nox.project.load_toml("pyproject.toml")
 BENCHMARKS = Path("benchmarks")
-PURE_ROOMS = ("_frames", "_codecs", "_models", "_errors", "_channels", "_session")
+PURE_ROOMS = (
+    "_frames",
+    "_codecs",
+    "_models",
+    "_errors",
+    "_channels",
+    "_session",
+    "_http/_overlap",
+    "_websocket/_opcodes",
+)
 
 # The Python that runs nox takes part even where only a virtual environment has it.
 os.environ["PATH"] += os.pathsep + str(Path(sys.executable).parent)

@@ -29,7 +29,7 @@ from trio_dispatch.testing import FaultPlan, FaultyProxy
 pytestmark = pytest.mark.wires(*WEBSOCKETS)
 
 FRESH = secrets.randbelow(2**32)
-SEEDS = [pytest.param(1, id="1"), pytest.param(2, id="2"), pytest.param(FRESH, id="fresh")]
+SEEDS = [pytest.param(1, id="1"), pytest.param(FRESH, id="fresh")]
 
 
 @asynccontextmanager
@@ -152,7 +152,7 @@ async def session(client: Client) -> None:
     ("direction", "how"), [("to_server", "eof"), ("to_server", "reset"), ("to_client", "eof")]
 )
 async def test_cut_after_each_byte_a_session_is_restored_or_the_error_is_clear(
-    autojump_clock: object, direction: Any, how: Any
+    autojump_clock: object, direction: Any, how: Any, wire: str
 ) -> None:
     server = make_server()
     outcomes: Counter[str] = Counter()
@@ -173,7 +173,9 @@ async def test_cut_after_each_byte_a_session_is_restored_or_the_error_is_clear(
         after = proxy.statistics()
         length = getattr(after, direction) - getattr(before, direction)
         assert length > 500
-        for count in range(length + 1):
+        # Every byte over one wire; over the other a sample, which differs from run to run.
+        step = 1 if wire == "websockets-json" else 9
+        for count in range(random.randrange(step), length + 1, step):
             proxy.cut_after(count, direction, how)
             try:
                 await one()
@@ -187,5 +189,5 @@ async def test_cut_after_each_byte_a_session_is_restored_or_the_error_is_clear(
             assert server.connections == []
     print(direction, how, dict(outcomes))
     assert set(outcomes) <= {"restored", "ConnectFailed", "ConnectionLost"}
-    assert outcomes["restored"] > 10
+    assert outcomes["restored"] > 10 / step
     assert all("ws://localhost/dwp" in message for message in messages)

@@ -436,7 +436,7 @@ async def test_a_server_busy_with_a_run_is_not_mistaken_for_dead(autojump_clock:
         assert client.statistics().link.connections == 1
 
 
-@pytest.mark.wires(*EITHER_LIBRARY)
+@pytest.mark.wires("websockets-json")
 async def test_after_an_hour_away_everybody_is_back_soon_and_spread_out(
     autojump_clock: object,
 ) -> None:
@@ -476,7 +476,7 @@ SOAK = int(os.environ.get("TRIO_DISPATCH_SOAK", "300"))
 """How many reconnects `test_nothing_grows` measures; ten requests each in a long soak."""
 
 
-@pytest.mark.wires(*EITHER_LIBRARY)
+@pytest.mark.wires("websockets-json")
 async def test_nothing_grows(autojump_clock: object) -> None:
     """Thousands of reconnects and requests leave memory and tasks where they were."""
     server = make_server()

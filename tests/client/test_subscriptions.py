@@ -9,7 +9,7 @@ import pytest
 import trio
 
 import trio_dispatch
-from tests.client.support import EITHER_LIBRARY, WEBSOCKETS, make_server, open_memory_client
+from tests.client.support import WEBSOCKETS, make_server, open_memory_client
 from trio_dispatch import Client, Event, Frame, Subscription, SubscriptionOverflow
 from trio_dispatch._codecs import JSON
 from trio_dispatch._frames import WireFrame
@@ -34,7 +34,7 @@ async def read(subscription: Subscription, into: list[Event]) -> None:
         into.append(event)
 
 
-@pytest.mark.wires(*EITHER_LIBRARY)
+@pytest.mark.wires("websockets-json")
 async def test_overlapping_subscriptions_get_their_events_once_and_in_order(
     autojump_clock: object,
 ) -> None:
@@ -94,7 +94,7 @@ async def enter(
         await trio.sleep_forever()
 
 
-@pytest.mark.wires(*EITHER_LIBRARY)
+@pytest.mark.wires("websockets-json")
 async def test_credits_never_run_out_behind_pipelined_requests(autojump_clock: object) -> None:
     server = make_server()
     async with open_memory_client(server) as client:

@@ -27,7 +27,7 @@ from trio_dispatch import (
 from trio_dispatch._open import make_client, running
 from trio_dispatch._websocket import Library
 
-ROUNDS = int(os.environ.get("TRIO_DISPATCH_FUZZ", "300"))
+ROUNDS = int(os.environ.get("TRIO_DISPATCH_FUZZ", "150"))
 MAX_SIZE = 64 * 1024
 
 STREAMS = {

@@ -118,9 +118,11 @@ async def _demo(options: _Options) -> Exit:
             server = options.make_server(options.plan, token)
             url = await stack.enter_async_context(server.serve())
             where = "embedded server, "
-        connection = connect(url, token)
-        where += parse_url(url, "ws", "wss").shown
-        client = await stack.enter_async_context(connection)
+        try:
+            where += parse_url(url, "ws", "wss").shown  # the demo starts workflows
+        except ValueError as exc:
+            raise UsageError(f"--url: {exc}") from exc
+        client = await stack.enter_async_context(connect(url, token))
         if not options.live:
             lines = PlainView()
             lines.text(f"trio-dispatch demo, {where}")
