@@ -373,6 +373,19 @@ class Runs:
             if searched:
                 await self._check_that_inputs_are_kept(record, started.run_id)
         elif record.listener is not None and record.listener.in_force:
+            if started.state != "running":
+                with trio.move_on_after(LAST_EVENTS):
+                    await record.saw_end.wait()
+        if started.state == "running":
+            # Today's servers answer when the run has ended; one that answers at once is followed.
+            await self._follow_to_its_end(record, started.run_id)
+
+    async def _follow_to_its_end(self, record: RunRecord, run_id: str) -> None:
+        if record.listener is None:
+            self._identify(record, run_id, ())
+        run = await finished_run(self._client, run_id)
+        record.state = run.state
+        if record.listener is not None and record.listener.in_force:
             with trio.move_on_after(LAST_EVENTS):
                 await record.saw_end.wait()
 
@@ -394,8 +407,4 @@ class Runs:
                 await record.wait_known()
         if record.run_id is None:
             raise error
-        run = await finished_run(self._client, record.run_id)
-        record.state = run.state
-        if record.listener is not None and record.listener.in_force:
-            with trio.move_on_after(LAST_EVENTS):
-                await record.saw_end.wait()
+        await self._follow_to_its_end(record, record.run_id)

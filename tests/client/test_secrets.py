@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from typing import Any
 
 import pytest
 import trio
@@ -28,9 +29,8 @@ async def test_no_log_shows_the_token_of_a_full_session(
         where = url.replace("ws", "http", 1) if wire == "http" else url
         for token in (TOKEN, "demo-token"):
             try:
-                async with trio_dispatch.open_client(
-                    **(options | {"url": where, "token": token})
-                ) as client:
+                arguments: dict[str, Any] = options | {"url": where, "token": token}
+                async with trio_dispatch.open_client(**arguments) as client:
                     async with client.subscribe("jobs") as events:
                         handle = await client.enqueue("noop")
                         await events.receive()

@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 from trio_dispatch._codecs import UndecodableFrame
 from trio_dispatch.server import Identity, PublishedEvent
 from trio_dispatch.server._broker import (
-    EVENT_BUFFER,
     INITIAL_CREDITS,
     Broker,
     InvalidTopic,
@@ -25,6 +24,7 @@ from trio_dispatch.server._clock import Clock, frame_id, rfc3339, rfc3339_second
 from trio_dispatch.server._framing import BrokenFrame, FrameBuffer
 from trio_dispatch.server._identity import scope_of
 from trio_dispatch.server._ids import InvalidId, check_id, make_id
+from trio_dispatch.server._quirks import RECORDED
 from trio_dispatch.server._store import EventRow, JobRow, Mailbox, Store, Waiter
 from trio_dispatch.server._wire import decode_json
 
@@ -33,6 +33,8 @@ WHEN = 1_795_219_245 * NS
 
 
 # Stamps
+
+BUFFER = RECORDED.event_buffer or 0
 
 
 def test_stamps_follow_the_clock_and_are_never_equal() -> None:
@@ -180,13 +182,13 @@ def test_credits_are_spent_and_then_events_are_dropped() -> None:
 def test_unsent_events_beyond_the_buffer_are_dropped_and_cost_no_credit() -> None:
     broker = Broker()
     made, got = subscriber(broker, "jobs")
-    for _ in range(EVENT_BUFFER + 10):
+    for _ in range(BUFFER + 10):
         broker.publish(event())
-    assert len(got) == EVENT_BUFFER
-    assert made.credits == INITIAL_CREDITS - EVENT_BUFFER
+    assert len(got) == BUFFER
+    assert made.credits == INITIAL_CREDITS - BUFFER
     made.sent()
     broker.publish(event())
-    assert len(got) == EVENT_BUFFER + 1
+    assert len(got) == BUFFER + 1
 
 
 def test_detaching_takes_the_topics_along() -> None:

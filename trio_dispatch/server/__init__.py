@@ -10,6 +10,8 @@ from trio_dispatch.server._app import Server
 from trio_dispatch.server._broker import PublishedEvent
 from trio_dispatch.server._engine import JobContext, current_job
 from trio_dispatch.server._identity import Identity
+from trio_dispatch.server._quirks import Quirks
+from trio_dispatch.server._steering import Freeze, Rule
 from trio_dispatch.server._views import (
     ConnectionView,
     JobView,
@@ -21,10 +23,13 @@ from trio_dispatch.server._workflow import Workflow, WorkflowError, WorkflowEven
 
 __all__ = [
     "ConnectionView",
+    "Freeze",
     "Identity",
     "JobContext",
     "JobView",
     "PublishedEvent",
+    "Quirks",
+    "Rule",
     "RunView",
     "Server",
     "ServerStatistics",

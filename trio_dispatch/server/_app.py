@@ -5,13 +5,14 @@ from __future__ import annotations
 import ipaddress
 import logging
 import random
-from collections.abc import AsyncGenerator, Callable, Collection, Iterable
+from collections.abc import AsyncGenerator, Callable, Collection, Iterable, Mapping
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import trio
 
 from trio_dispatch._pipe import pipe
+from trio_dispatch.server._assertions import ANYTHING, check_found
 from trio_dispatch.server._broker import Broker, PublishedEvent
 from trio_dispatch.server._clock import Clock
 from trio_dispatch.server._engine import (
@@ -25,6 +26,8 @@ from trio_dispatch.server._http import HttpConnection
 from trio_dispatch.server._hub import Hub
 from trio_dispatch.server._identity import Tokens
 from trio_dispatch.server._methods import Methods
+from trio_dispatch.server._quirks import RECORDED, Quirks
+from trio_dispatch.server._steering import Freeze, Rule, SteeredStream, Steering
 from trio_dispatch.server._store import DEFAULT_MAX_RETRIES, DEFAULT_TIMEOUT_S, Store
 from trio_dispatch.server._views import (
     ConnectionView,
@@ -66,6 +69,7 @@ class Server:
             seconds, each later one after up to twice as long as the one before...
         max_retry_delay: ...but no longer than this.
         seed: for everything random: ids and retry delays.
+        quirks: which surprises of the recorded server it has; all of them by default.
         federation_id: the server's name among its peers, which switches the ``federation.*``
             methods on. They are answered, and no peer is ever called.
         max_message_size: the longest message that is read, in bytes.
@@ -83,6 +87,7 @@ class Server:
         retry_delay: float = 1.0,
         max_retry_delay: float = 60.0,
         seed: int | None = None,
+        quirks: Quirks = RECORDED,
         federation_id: str | None = None,
         max_message_size: int = 16 * 1024 * 1024,
         logger: logging.Logger | None = None,
@@ -99,7 +104,8 @@ class Server:
             raise ValueError("max_message_size must be positive")
         logger = logger if logger is not None else _LOGGER
         clock = Clock()
-        broker = Broker()
+        broker = Broker(quirks)
+        self._steering = Steering()
         self._store = Store(None if queues is None else frozenset(queues))
         self._engine = Engine(
             clock=clock,
@@ -115,10 +121,12 @@ class Server:
             clock=clock,
             broker=broker,
             engine=self._engine,
-            methods=Methods(self._engine, federation_id),
+            methods=Methods(self._engine, federation_id, quirks, self._steering),
             tokens=tokens,
             path=path.rstrip("/"),
             max_message_size=max_message_size,
+            quirks=quirks,
+            steering=self._steering,
             logger=logger,
         )
         self._nursery: trio.Nursery | None = None
@@ -298,10 +306,136 @@ class Server:
             raise RuntimeError("the server is not running; enter run() or serve() first")
         return self._nursery
 
-    async def _connect(self, stream: trio.abc.Stream) -> None:
-        await HttpConnection(self._hub, stream).run()
+    async def _connect(self, stream: trio.abc.HalfCloseableStream) -> None:
+        steering = self._steering
+        with trio.CancelScope() as scope:
+            steering.connections[scope] = None
+            try:
+                await HttpConnection(self._hub, SteeredStream(stream, steering)).run()
+            finally:
+                del steering.connections[scope]
+
+    # Steering
+
+    def refuse(
+        self,
+        method: str,
+        code: int = 500,
+        message: str = "refused on request",
+        *,
+        times: int | None = 1,
+    ) -> Rule:
+        """Refuse the next requests of *method* with an error of *code*, without carrying them out.
+
+        ``"auth"`` refuses sessions. For *times* requests, None for every one; as a context manager
+        it ends with its block.
+
+        Raises:
+            ValueError: *times* is less than 1.
+        """
+        return Rule(self._steering.rules, method, times, code=code, message=message)
+
+    def delay(self, method: str, seconds: float, *, times: int | None = 1) -> Rule:
+        """Wait *seconds* before the next requests of *method* are carried out.
+
+        The requests behind them on the same connection wait as well. For *times* requests, None
+        for every one; as a context manager it ends with its block.
+
+        Raises:
+            ValueError: *times* is less than 1, or *seconds* negative.
+        """
+        if seconds < 0:
+            raise ValueError("seconds must not be negative")
+        return Rule(self._steering.rules, method, times, seconds=seconds)
+
+    def freeze(self) -> Freeze:
+        """Stand still: read and write nothing on any connection, until `thaw`.
+
+        Connections stay open, and jobs and runs go on. As a context manager it thaws in the end.
+        """
+        return self._steering.freeze()
+
+    def thaw(self) -> None:
+        """Go on with what is waiting. Idempotent."""
+        self._steering.thaw()
+
+    def drop_connections(self) -> int:
+        """Drop all connections, without a close frame; returns how many there were.
+
+        New ones are accepted. Runs that were started over a WebSocket go on.
+        """
+        return self._steering.drop_connections()
+
+    def revoke(self, token: str) -> None:
+        """Refuse *token* from now on. Sessions that it has opened go on, as on a real server."""
+        self._steering.revoked.add(token)
+
+    def reinstate(self, token: str) -> None:
+        """Accept a token again that was revoked."""
+        self._steering.revoked.discard(token)
+
+    async def run_job(self, job_id: str) -> JobView:
+        """Make the next attempt at a job, now, in this task; returns the job after it.
+
+        For servers whose workers take nothing (``queues=()``), and retries that are not due. What
+        the job's function raises is a failed attempt, as ever. Cancelled, it puts the job back.
+
+        Raises:
+            LookupError: there is no such job.
+            ValueError: it does not wait for an attempt, or no function is registered for it.
+        """
+        job = self._store.jobs.get(job_id)
+        if job is None:
+            raise LookupError(f"there is no job {job_id!r}")
+        await self._engine.run_job(job)
+        return job_view(job)
+
+    def publish(self, type: str, topic: str, data: Mapping[str, object]) -> None:
+        """Publish an event, true or not, to everybody who subscribed to it.
+
+        Args:
+            type: for example ``"job.completed"``.
+            topic: what it is about: ``"job:<id>"`` or ``"workflow:<id>"``.
+            data: its fields.
+        """
+        self._engine.publish(type, topic, dict(data))
+
+    async def idle(self) -> None:
+        """Wait until nothing moves by itself.
+
+        Then no job that a function is registered for is running or will be tried again, and each
+        run has ended or waits for an event. Jobs of queues that no worker takes do not count.
+        """
+        await self._engine.idle()
 
     # Looking in
+
+    def assert_enqueued(
+        self, name: str, payload: object = ANYTHING, *, count: int | None = None
+    ) -> list[JobView]:
+        """Assert that jobs called *name* were enqueued; returns them, oldest first.
+
+        Args:
+            name: the job's name.
+            payload: what its payload is equal to, by way of JSON; anything without.
+            count: how many there are; at least one without.
+
+        Raises:
+            AssertionError: there are not; the message shows those there are, and how they differ.
+        """
+        jobs = self.jobs(name)
+        ids = check_found(
+            f"jobs called {name!r}", payload, count, [(job.id, job.payload) for job in jobs]
+        )
+        return [job for job in jobs if job.id in ids]
+
+    def assert_started(
+        self, name: str, input: object = ANYTHING, *, count: int | None = None
+    ) -> list[RunView]:
+        """Assert that runs of the workflow *name* were started; as `assert_enqueued`."""
+        runs = self.runs(name)
+        ids = check_found(f"runs of {name!r}", input, count, [(run.id, run.input) for run in runs])
+        return [run for run in runs if run.id in ids]
 
     def jobs(self, name: str | None = None, state: str | None = None) -> list[JobView]:
         """The jobs, oldest first; those called *name* and in *state* where these are given."""

@@ -17,10 +17,9 @@ from typing import Any, Final
 import msgspec
 
 from trio_dispatch.server._clock import rfc3339, to_datetime
+from trio_dispatch.server._quirks import RECORDED, Quirks
 
 INITIAL_CREDITS: Final = 1_000
-EVENT_BUFFER: Final = 256
-"""How many unsent events a subscriber may have (protocol, "Credits")."""
 KEPT_EVENTS: Final = 100_000
 
 _COLLECTIONS: Final = {"job": "jobs", "workflow": "workflows"}
@@ -90,20 +89,26 @@ class Subscriber:
             when the event has left.
     """
 
-    def __init__(self, deliver: Callable[[PublishedEvent], None]) -> None:
+    def __init__(
+        self, deliver: Callable[[PublishedEvent], None], quirks: Quirks = RECORDED
+    ) -> None:
         self.deliver = deliver
         self.topics: set[str] = set()
         self.credits = INITIAL_CREDITS
+        self._spends = quirks.finite_credits
+        self._buffer = quirks.event_buffer
         self.unsent = 0
         self.delivered = 0
         self.dropped = 0
 
     def offer(self, event: PublishedEvent) -> bool:
         """Deliver *event*, or drop it where no credit or no room is left."""
-        if self.credits <= 0 or self.unsent >= EVENT_BUFFER:
+        full = self._buffer is not None and self.unsent >= self._buffer
+        if self.credits <= 0 or full:
             self.dropped += 1
             return False
-        self.credits -= 1
+        if self._spends:
+            self.credits -= 1
         self.unsent += 1
         self.delivered += 1
         self.deliver(event)
@@ -117,7 +122,8 @@ class Subscriber:
 class Broker:
     """All subscribers, by topic."""
 
-    def __init__(self) -> None:
+    def __init__(self, quirks: Quirks = RECORDED) -> None:
+        self._queues = not quirks.silent_queues
         self._by_topic: dict[str, dict[Subscriber, None]] = {}
         self._subscribers: set[Subscriber] = set()
         self.history: deque[PublishedEvent] = deque(maxlen=KEPT_EVENTS)
@@ -167,15 +173,21 @@ class Broker:
             if not subscribers:
                 del self._by_topic[topic]
 
+    def channels_of(self, event: PublishedEvent) -> list[str]:
+        """The channels that bring *event*, narrowest first."""
+        entity = event.topic.partition(":")[0]
+        channels = [event.topic, _COLLECTIONS.get(entity, ""), _FIREHOSE]
+        if self._queues and "queue" in event.data:
+            # The recorded server accepts such a channel and never delivers (protocol, "Events").
+            channels.insert(1, f"queue:{event.data['queue']}")
+        return channels
+
     def publish(self, event: PublishedEvent) -> None:
         """Offer *event* to everybody who subscribed to it."""
         self.published += 1
         self.history.append(event)
         targets: dict[Subscriber, None] = {}
-        entity = event.topic.partition(":")[0]
-        # No event has a topic `queue:<name>`: that channel is accepted and never delivers
-        # (protocol, "Events").
-        for topic in (event.topic, _COLLECTIONS.get(entity, ""), _FIREHOSE):
+        for topic in self.channels_of(event):
             targets.update(self._by_topic.get(topic, {}))
         for subscriber in targets:
             if subscriber.offer(event):

@@ -33,6 +33,8 @@ from trio_dispatch.server._store import (
     DEFAULT_QUEUE,
     DEFAULT_TIMEOUT_S,
     FAILED,
+    PENDING,
+    RETRYING,
     EventRow,
     JobRow,
     RunRow,
@@ -142,6 +144,11 @@ class Engine:
         self._nursery: trio.Nursery | None = None
         self._attempts = 0
         self._wake = trio.Event()
+        self._running: dict[str, trio.CancelScope] = {}
+        self._cancelled: set[str] = set()
+        """Jobs whose running attempts were cancelled."""
+        self._active: dict[str, ActiveRun] = {}
+        self._changed = trio.lowlevel.ParkingLot()
 
     async def run(
         self,
@@ -215,6 +222,49 @@ class Engine:
         finally:
             self._attempts -= 1
             self._wake.set()
+            self._changed.unpark_all()
+
+    def cancel_job(self, job: JobRow) -> None:
+        """Cancel *job* as one would expect: a running attempt ends, and there is an event."""
+        self.store.cancel_job(job, self.clock.now())
+        self.publish_job("job.cancelled", job)
+        scope = self._running.get(job.id)
+        if scope is not None:
+            self._cancelled.add(job.id)
+            scope.cancel()
+
+    async def run_job(self, job: JobRow) -> None:
+        """Make an attempt at *job* now, in the calling task.
+
+        Raises:
+            ValueError: it does not wait for one, or nobody knows its name.
+        """
+        kind = self.job_kinds.get(job.name)
+        if kind is None:
+            raise ValueError(f"no job called {job.name!r} is registered")
+        if job.state not in {PENDING, RETRYING}:
+            raise ValueError(f"job {job.id} is {job.state}, and waits for no attempt")
+        await trio.lowlevel.checkpoint()
+        self.store.start_job(job, self.clock.now())
+        await self._run_attempt(job, kind)
+        self._wake.set()
+        self._changed.unpark_all()
+
+    def is_idle(self) -> bool:
+        """Whether nothing moves by itself: no job is under way or due, and all runs wait."""
+        if self.store.has_work(self.job_kinds):
+            return False
+        return all(run.row.id in self.store.mailbox.waiting for run in self._active.values())
+
+    async def idle(self) -> None:
+        """Wait until nothing moves by itself."""
+        await trio.lowlevel.checkpoint()
+        while not self.is_idle():
+            await self._changed.park()
+
+    def notice_change(self) -> None:
+        """Let who waits for `idle` look again."""
+        self._changed.unpark_all()
 
     async def _run_attempt(self, job: JobRow, kind: JobKind) -> None:
         self.publish_job("job.started", job)
@@ -234,6 +284,7 @@ class Engine:
         error: str | None = None
         try:
             with trio.move_on_after(kind.timeout) as scope:
+                self._running[job.id] = scope
                 payload = None if job.payload is None else msgspec.json.decode(job.payload)
                 await kind.function(payload)
         except BaseException as exc:
@@ -243,9 +294,14 @@ class Engine:
             self._logger.warning("job %s (%s) failed", job.id, job.name, exc_info=exc)
             error = describe(exc)
         else:
+            if scope.cancelled_caught and job.id in self._cancelled:
+                self._cancelled.discard(job.id)
+                return
             if scope.cancelled_caught:
                 self._logger.warning("job %s (%s) timed out", job.id, job.name)
                 error = DEADLINE_EXCEEDED
+        finally:
+            self._running.pop(job.id, None)
         if error is None:
             self.store.complete_job(job, self.clock.now())
             self.publish_job("job.completed", job, elapsed_ms=_elapsed_ms(began))
@@ -297,6 +353,7 @@ class Engine:
         self.store.runs[row.id] = row
         run = ActiveRun(row, trio.current_time())
         self.publish_run("workflow.started", row)
+        self._active[row.id] = run
         self._nursery.start_soon(self._run, run, function, identity)
         return run
 
@@ -333,6 +390,8 @@ class Engine:
             row.error = run.error
             self.publish_run("workflow.failed", row, error=run.error)
         run.done.set()
+        self._active.pop(row.id, None)
+        self._changed.unpark_all()
 
     def post_event(self, name: str, payload: bytes | None, identity: Identity) -> EventRow:
         """Give a workflow event to a run that waits for it, or keep it for one that will."""
@@ -373,6 +432,10 @@ class Engine:
             **extra,
         }
         self._publish(type, f"workflow:{run.id}", data)
+
+    def publish(self, type: str, topic: str, data: dict[str, Any]) -> None:
+        """Publish an event that somebody made up."""
+        self.broker.publish(PublishedEvent(type, topic, data, self.clock.now()))
 
     def _publish(self, type: str, topic: str, data: dict[str, Any]) -> None:
         kept = {name: value for name, value in data.items() if value}

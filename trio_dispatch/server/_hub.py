@@ -12,6 +12,8 @@ from trio_dispatch.server._clock import Clock
 from trio_dispatch.server._engine import Engine
 from trio_dispatch.server._identity import Identity, Tokens, authenticate
 from trio_dispatch.server._methods import Methods
+from trio_dispatch.server._quirks import Quirks
+from trio_dispatch.server._steering import Steering
 from trio_dispatch.server._views import ConnectionView
 
 
@@ -32,9 +34,13 @@ class Hub:
     tokens: Tokens = attrs.field(repr=False)
     path: str
     max_message_size: int
+    quirks: Quirks
+    steering: Steering
     logger: logging.Logger
     connections: dict[Viewed, None] = attrs.field(factory=dict[Viewed, None], repr=False)
 
     async def authenticate(self, token: str) -> Identity | None:
         """Find out what *token* stands for; None when it is refused."""
+        if token in self.steering.revoked:
+            return None
         return await authenticate(self.tokens, token, self.logger)

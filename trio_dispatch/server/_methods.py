@@ -22,7 +22,9 @@ from trio_dispatch.server._clock import rfc3339
 from trio_dispatch.server._engine import Engine
 from trio_dispatch.server._identity import Identity, scope_of
 from trio_dispatch.server._ids import JOB_PREFIX, RUN_PREFIX, InvalidId, check_id
-from trio_dispatch.server._store import JobRow, RunRow, StepRow
+from trio_dispatch.server._quirks import Quirks
+from trio_dispatch.server._steering import Steering
+from trio_dispatch.server._store import CANCELLED, COMPLETED, FAILED, JobRow, RunRow, StepRow
 
 R = TypeVar("R", bound=msgspec.Struct)
 
@@ -186,8 +188,12 @@ class Methods:
         federation_id: the server's name among its peers; None where federation is off.
     """
 
-    def __init__(self, engine: Engine, federation_id: str | None) -> None:
+    def __init__(
+        self, engine: Engine, federation_id: str | None, quirks: Quirks, steering: Steering
+    ) -> None:
         self._engine = engine
+        self._quirks = quirks
+        self._steering = steering
         self._store = engine.store
         self._broker = engine.broker
         self._federation_id = federation_id
@@ -225,6 +231,9 @@ class Methods:
                 # either way (protocol, "Credits").
                 caller.subscriber.credits += frame.credits
                 return None
+            rule = await self._steering.meet(frame.method)
+            if rule is not None and rule.code is not None:
+                raise Refused(rule.code, rule.message)
             handler = self._table.get(frame.method)
             if handler is None:
                 raise Refused(ErrorCode.METHOD_NOT_ALLOWED, f"unknown method: {frame.method}")
@@ -258,6 +267,11 @@ class Methods:
         job = self._store.jobs.get(job_id)
         if job is None:
             raise Refused(ErrorCode.NOT_FOUND, "job not found")
+        if not self._quirks.cancel_rewrites:
+            if job.state in {COMPLETED, FAILED, CANCELLED}:
+                raise Refused(ErrorCode.CONFLICT, f"the job is {job.state} already")
+            self._engine.cancel_job(job)
+            return {"status": "cancelled"}
         self._store.cancel_job(job, self._engine.clock.now())
         return {"status": "cancelled"}
 
@@ -271,6 +285,8 @@ class Methods:
         except LookupError as exc:
             message = f"workflow start failed: {exc.args[0]}"
             raise Refused(ErrorCode.INTERNAL, message) from None
+        if not self._quirks.runs_block and not caller.cancels_runs:
+            return {"run_id": run.row.id, "name": name, "state": run.row.state}
         caller.blocked = True
         try:
             await run.done.wait()

@@ -28,7 +28,7 @@ class EventStream:
         self._hub = hub
         self._identity = identity
         self._channel = channel
-        self._subscriber = Subscriber(self._deliver)
+        self._subscriber = Subscriber(self._deliver, hub.quirks)
         self._events: deque[PublishedEvent] = deque()
         self._arrived = trio.Event()
         self._taken = 0

@@ -8,8 +8,8 @@ nanoseconds since 1970. Payloads, inputs and results are JSON text, kept byte fo
 from __future__ import annotations
 
 import heapq
-from collections import deque
-from collections.abc import Callable
+from collections import Counter, deque
+from collections.abc import Callable, Container
 from typing import Final
 
 import attrs
@@ -107,6 +107,8 @@ class Mailbox:
     def __init__(self) -> None:
         self._events: dict[str, deque[EventRow]] = {}
         self._waiters: dict[str, deque[Waiter]] = {}
+        self.waiting: Counter[str] = Counter()
+        """How many waits each run is in."""
 
     def post(self, event: EventRow) -> None:
         """Give *event* to the longest waiter, or keep it."""
@@ -179,11 +181,21 @@ class Store:
         while self._ready:
             _, _, ticket, job = heapq.heappop(self._ready)
             if job.ticket == ticket:
-                job.ticket = 0
-                job.state = RUNNING
-                job.started_at = now  # and not updated_at (recording `job_lifecycle`)
+                self.start_job(job, now)
                 return job
         return None
+
+    def start_job(self, job: JobRow, now: int) -> None:
+        """Claim *job*, out of line."""
+        job.ticket = 0
+        job.state = RUNNING
+        job.started_at = now  # and not updated_at (recording `job_lifecycle`)
+
+    def has_work(self, known: Container[str]) -> bool:
+        """Whether a job of a *known* name is running, or in line for a worker."""
+        return any(
+            job.ticket or (job.state == RUNNING and job.name in known) for job in self.jobs.values()
+        )
 
     def next_due(self) -> int | None:
         """When the next job that is not due yet will be."""

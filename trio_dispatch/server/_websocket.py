@@ -70,7 +70,7 @@ class WebSocketSession:
         self._peer_gone = False
         self._opcode = Opcode.TEXT
         self._fragments: list[bytes] = []
-        self._subscriber = Subscriber(self._deliver)
+        self._subscriber = Subscriber(self._deliver, hub.quirks)
         self._outbox = Outbox(self._subscriber.sent)
         self._caller: Caller | None = None
         self._session_id = ""
@@ -227,6 +227,9 @@ class WebSocketSession:
         except (msgspec.DecodeError, UnicodeError, RecursionError) as exc:
             raise self._refusal(frame, ErrorCode.BAD_REQUEST, "invalid auth data") from exc
         auth = auth or _Auth()
+        rule = await hub.steering.meet(Method.AUTH)
+        if rule is not None and rule.code is not None:
+            raise self._refusal(frame, rule.code, rule.message)
         identity = await hub.authenticate(auth.token or frame.token)
         if identity is None:
             raise self._refusal(frame, ErrorCode.UNAUTHORIZED, "authentication failed")
@@ -242,18 +245,28 @@ class WebSocketSession:
     def _refusal(self, frame: _wire.Incoming | None, code: int, message: str) -> _Drop:
         # One error frame, then TCP drops with no close frame (recording `auth_refused`).
         self._send(_wire.error(self._hub.clock, frame, code, message))
+        if not self._hub.quirks.drops_refused:
+            self._protocol.send_close(1008, message)
+            self._outbox.put(b"".join(self._protocol.data_to_send()))
         return _Drop(message)
 
     # Writing
 
     def _send(self, frame: _wire.Outgoing, *, event: bool = False) -> None:
         # Text, whatever the format: msgpack travels under the TEXT opcode (protocol, "msgpack").
-        self._protocol.send_text(_wire.encode(frame, self._format))
+        if self._format == _wire.JSON_FORMAT or self._hub.quirks.msgpack_as_text:
+            self._protocol.send_text(_wire.encode(frame, self._format))
+        else:
+            self._protocol.send_binary(_wire.encode(frame, self._format))
         self._outbox.put(b"".join(self._protocol.data_to_send()), event=event)
 
     def _deliver(self, event: PublishedEvent) -> None:
         if self._protocol.state is State.OPEN:
-            self._send(_wire.event(self._hub.clock, event.topic, event.encoded), event=True)
+            channel = event.topic
+            if not self._hub.quirks.topics_as_channels:
+                channels = self._hub.broker.channels_of(event)
+                channel = next(c for c in channels if c in self._subscriber.topics)
+            self._send(_wire.event(self._hub.clock, channel, event.encoded), event=True)
         else:
             self._subscriber.sent()
 

@@ -7,6 +7,7 @@ whole parallel group do not.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, Final, TypeVar, final
 
@@ -162,6 +163,8 @@ class Workflow:
         waiter = Waiter(name, arrived.set)
         mailbox = self._engine.store.mailbox
         mailbox.wait(waiter)
+        mailbox.waiting[self._run.id] += 1
+        self._engine.notice_change()
         try:
             with trio.move_on_after(float("inf") if timeout is None else timeout):
                 await arrived.wait()
@@ -172,6 +175,7 @@ class Workflow:
             raise
         finally:
             mailbox.withdraw(waiter)
+            mailbox.waiting -= Counter({self._run.id: 1})
         event = waiter.event
         self._add_row(f"wait:{name}", None if event is None else _event_data(event))
         if event is None:
