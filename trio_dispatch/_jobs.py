@@ -205,6 +205,7 @@ async def wait_job(client: Client, job_id: str) -> Job:
 async def finished_job(client: Client, job_id: str) -> Job:
     """Wait until a job has finished, in whatever way, and return it."""
     subscription = client.subscribe(f"job:{job_id}", buffer=16, overflow="drop_oldest")
+    subscription.patient = True
     try:
         async with subscription:
             return await _watch_and_ask(client, job_id, subscription)

@@ -373,6 +373,8 @@ class Subscription(trio.abc.ReceiveChannel[Event]):
         self._mailbox: Mailbox[Event] = Mailbox(buffer, overflow)
         self._waiter: Request | None = None
         self._entered = False
+        self.patient = False
+        """Whether entering may take any time: waits have no timeout (rule 12)."""
         self.in_force_since: datetime | None = None
         """When the server confirmed the last of its channels, by the server's clock."""
 
@@ -410,7 +412,8 @@ class Subscription(trio.abc.ReceiveChannel[Event]):
         try:
             if self.unconfirmed:
                 self._waiter = Request(Frame(method=Method.SUBSCRIBE))
-                self._link.watch(self._waiter)
+                if not self.patient:
+                    self._link.watch(self._waiter)
                 await self._waiter.wait(self._link.withdraw)
         except BaseException:
             self._leave(self.channels)

@@ -72,6 +72,7 @@ class RunWatch(trio.abc.ReceiveChannel[Event]):
         events = self._client.subscribe(
             f"workflow:{self._run_id}", buffer=WATCH_BUFFER, overflow="drop_oldest"
         )
+        events.patient = True
         try:
             self._events = await events.__aenter__()
         except PermissionDenied:

@@ -516,3 +516,35 @@ async def test_nothing_grows(autojump_clock: object) -> None:
         print(f"{SOAK} reconnects, {SOAK * requests} requests: {memory - memory_before:+,} bytes")
         assert tasks == tasks_before
         assert memory - memory_before < 50_000
+
+
+async def test_a_wait_that_begins_while_the_server_is_away_has_no_timeout(
+    autojump_clock: object,
+) -> None:
+    server = make_server()
+    async with on_a_network(server, request_timeout=5) as (client, network):
+        job = await client.enqueue("slow")
+        run = await client.start_workflow("nap")
+        network.down = True
+        await network.cut()
+        ended: list[str] = []
+
+        async def wait(what: Any) -> None:
+            ended.append((await what).state)
+
+        async def watch() -> None:
+            async with client.watch(run.run_id) as events:
+                async for _ in events:
+                    pass
+            assert events.run is not None
+            ended.append(events.run.state)
+
+        async with trio.open_nursery() as nursery:
+            await trio.sleep(10)
+            for what in (job.wait(), run.wait()):
+                nursery.start_soon(wait, what)
+            nursery.start_soon(watch)
+            await trio.sleep(60)
+            assert ended == []
+            network.down = False
+        assert ended == ["completed"] * 3

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 import logging
 import random
-from collections.abc import AsyncGenerator, Callable, Collection, Iterable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Iterable, Mapping
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
@@ -271,7 +271,11 @@ class Server:
 
     @asynccontextmanager
     async def open_client(
-        self, *, token: str | None = None, **options: Any
+        self,
+        *,
+        token: str | None = None,
+        open_stream: Callable[[], Awaitable[trio.abc.Stream]] | None = None,
+        **options: Any,
     ) -> AsyncGenerator[Client, None]:
         """Open a client of this server in memory: real frames, no socket, any clock.
 
@@ -280,6 +284,8 @@ class Server:
         Args:
             token: what the client authenticates with. By default the first of the server's tokens,
                 where these are a mapping.
+            open_stream: how to reach the server; `open_stream` of a `FaultyProxy` leads there by
+                a network that fails.
             options: those of `trio_dispatch.open_client`.
 
         Raises:
@@ -292,10 +298,12 @@ class Server:
             if callable(self._hub.tokens):
                 raise TypeError("name a token: this server's tokens are a function")
             token = next(iter(self._hub.tokens), None)
-        client = make_client(f"ws://localhost{self._hub.path}", token=token, **options)
+        url = options.pop("url", f"ws://localhost{self._hub.path}")
+        client = make_client(url, token=token, **options)
+        reach = open_stream or self.open_stream
 
         async def connect(address: object) -> trio.abc.Stream:  # noqa: ARG001 - there is one server
-            return await self.open_stream()
+            return await reach()
 
         client.use_connector(connect)
         async with self.run(), running(client):
