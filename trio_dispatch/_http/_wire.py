@@ -22,6 +22,7 @@ import trio
 from trio_dispatch._codecs import JSON, UndecodableFrame
 from trio_dispatch._frames import Frame, WireFrame
 from trio_dispatch._http._memory import MemoryTransport
+from trio_dispatch._httpx import Once, reason
 from trio_dispatch._settings import DialSettings
 from trio_dispatch._url import Address
 
@@ -107,7 +108,7 @@ class HttpWire:
             text = JSON.encode(frame)
             request.headers["Content-Type"] = _JSON_TYPE
             request.headers["Content-Length"] = str(len(text))
-            request.stream = _Once(text)
+            request.stream = Once(text)
             async with aclosing(await self._http.send(request, stream=True)) as response:
                 body = bytearray()
                 with trio.CancelScope() as enough:
@@ -116,9 +117,9 @@ class HttpWire:
                         if len(body) > self._max_message_size:
                             enough.cancel()
         except (httpx.ConnectError, httpx.ConnectTimeout, httpx.ProxyError) as exc:
-            raise NotDelivered(_reason(exc)) from exc
+            raise NotDelivered(reason(exc)) from exc
         except httpx.HTTPError as exc:
-            raise Interrupted(_reason(exc)) from exc
+            raise Interrupted(reason(exc)) from exc
         if len(body) > self._max_message_size:
             raise NotAFrame(
                 response.status_code,
@@ -159,33 +160,17 @@ class HttpWire:
                 if enough.cancelled_caught:
                     raise Interrupted(f"an event of more than {self._max_message_size:,} bytes")
         except (httpx.ConnectError, httpx.ConnectTimeout, httpx.ProxyError) as exc:
-            raise NotDelivered(_reason(exc)) from exc
+            raise NotDelivered(reason(exc)) from exc
         except httpx.HTTPError as exc:
-            raise Interrupted(_reason(exc)) from exc
+            raise Interrupted(reason(exc)) from exc
 
     def _request(self, method: str, suffix: str, query: str) -> httpx.Request:
         target = f"{self._path}{suffix}{'?' if query else ''}{query}"
         request = self._http.build_request(
             method, self._base + suffix, extensions={"target": target.encode()}
         )
-        request.stream = _Once(b"")
+        request.stream = Once(b"")
         return request
-
-
-class _Once(httpx.AsyncByteStream):
-    """A request's body, without a generator that a cancelled write leaves unfinished."""
-
-    def __init__(self, data: bytes) -> None:
-        self._data: bytes | None = data
-
-    def __aiter__(self) -> AsyncIterator[bytes]:
-        return self
-
-    async def __anext__(self) -> bytes:
-        data, self._data = self._data, None
-        if data is None:
-            raise StopAsyncIteration
-        return data
 
 
 class _Bounded:
@@ -206,15 +191,3 @@ class _Bounded:
                 self._enough.cancel()
             else:
                 yield text
-
-
-def _reason(error: BaseException) -> str:
-    """What went wrong: the words of the operating system or of TLS where there are any."""
-    found = ""
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, OSError) and str(cause):
-            return str(cause)
-        found = found or str(cause)
-        cause = cause.__cause__ or cause.__context__
-    return found or type(error).__name__

@@ -1,0 +1,155 @@
+"""Against another implementation: its service, its endpoints, and both packages in one process."""
+
+from __future__ import annotations
+
+import math
+import subprocess
+import sys
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from datetime import datetime, timedelta, timezone
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import httpx
+import pytest
+import trio
+
+from trio_dispatch.remote import (
+    Call,
+    Client,
+    Endpoint,
+    FunctionError,
+    KeyRefused,
+    Status,
+    open_client,
+    unmarshal,
+)
+from trio_dispatch.remote._messages import _message
+
+SERVICE = Path(__file__).with_name("service.py")
+
+VALUES: list[Any] = [
+    None,
+    True,
+    -(2**63),
+    2**63 - 1,
+    1.5,
+    math.inf,
+    "grün",
+    b"\x00\xff",
+    datetime(2026, 11, 21, 12, 30, 0, 123_000, tzinfo=timezone.utc),
+    timedelta(hours=1, microseconds=5),
+    [1, "two", None, [True]],
+    {"a": {"b": [1.5]}},
+]
+
+
+class Service(NamedTuple):
+    api: str
+    endpoint: str
+    key: str
+
+    async def wait(self, id: str) -> Any:
+        """The result of a call, which this test service tells."""
+        async with httpx.AsyncClient(headers={"Authorization": f"Bearer {self.key}"}) as http:
+            url = f"{self.api}/dispatch.sdk.v1.DispatchService/Wait"
+            answer = await http.post(url, content=id.encode(), timeout=20)
+        return _message("CallResult").FromString(answer.content)
+
+
+@asynccontextmanager
+async def running_service() -> AsyncGenerator[Service, None]:
+    async with trio.open_nursery() as nursery:
+        process = await nursery.start(
+            partial(
+                trio.run_process,
+                [sys.executable, str(SERVICE)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                check=False,
+            )
+        )
+        line = bytearray()
+        with trio.fail_after(30):
+            while not line.endswith(b"\n"):
+                data = await process.stdout.receive_some()
+                assert data, "the service has ended"
+                line += data
+        try:
+            yield Service(*line.decode().split())
+        finally:
+            process.kill()
+
+
+async def test_calls_reach_functions_on_either_side_and_results_come_back() -> None:
+    async with running_service() as service:
+        endpoint = Endpoint("http://127.0.0.1:1", api_key=service.key, api_url=service.api)
+        got: list[object] = []
+
+        @endpoint.function()
+        async def echo(value: object) -> object:
+            got.append(value)
+            return value
+
+        @endpoint.function("fails")
+        async def _fails(value: object) -> object:
+            raise FunctionError("not for you", Status.PERMISSION_DENIED)
+
+        @endpoint.function("breaks")
+        async def _breaks(value: object) -> object:
+            raise ZeroDivisionError("by zero")
+
+        async with endpoint.serve() as url, open_client(service.key, service.api) as client:
+            both = [(url, "echo"), (service.endpoint, "their_echo")]
+            # A single call to each side, with each kind of value.
+            for value in VALUES:
+                for where, name in both:
+                    id = await client.dispatch(Call(where, name, value))
+                    result = await service.wait(id)
+                    assert unmarshal(result.output) == value, (where, value)
+            assert got == VALUES
+
+            # A batch of 100, half to each side; the ids come in the order of the calls.
+            batch = client.batch()
+            batch.add(*(Call(*both[n % 2], n) for n in range(100)))
+            ids = await batch.dispatch()
+            assert len(set(ids)) == 100
+            for n in range(0, 100, 9):
+                assert unmarshal((await service.wait(ids[n])).output) == n
+
+            # Errors, of our functions and of theirs.
+            for where, name, kind, message in (
+                (url, "fails", "FunctionError", "not for you"),
+                (url, "breaks", "ZeroDivisionError", "by zero"),
+                (url, "unknown", "LookupError", "no function 'unknown'"),
+                (service.endpoint, "their_broken", "ValueError", "broken over there"),
+            ):
+                result = await service.wait(await client.dispatch(Call(where, name, 1)))
+                assert (result.error.type, result.error.message) == (kind, message)
+
+        async with endpoint.client() as own:
+            assert isinstance(own, Client)
+            await own.dispatch(endpoint.call("echo", 1))
+        async with open_client("wrong-key", service.api) as client:
+            with pytest.raises(KeyRefused, match="refused the API key 'wro'… given as api_key"):
+                await client.dispatch(Call(service.endpoint, "echo"))
+
+
+def test_both_packages_live_in_one_process() -> None:
+    for order in ("dispatch, trio_dispatch.remote", "trio_dispatch.remote, dispatch"):
+        program = (
+            "import warnings; warnings.simplefilter('ignore')\n"
+            f"import {order}\n"
+            "from dispatch.sdk.v1.call_pb2 import Call as Theirs\n"
+            "import trio_dispatch.remote as remote\n"
+            "ours = remote.Call('http://a.example', 'f', {'x': 1}).message()\n"
+            "theirs = Theirs.FromString(ours.SerializeToString())\n"
+            "assert theirs.function == 'f' and theirs.input.value == ours.input.value\n"
+        )
+        done = subprocess.run(
+            [sys.executable, "-c", program], capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr

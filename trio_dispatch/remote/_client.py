@@ -1,0 +1,258 @@
+"""The client of the Dispatch API: calls go out one by one or as a batch. Connect over httpx.
+
+One request is one batch: all of its calls are accepted or none. It is sent once more only where
+nothing can have been accepted: there was no connection, or the service itself said ``unavailable``.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import AsyncGenerator, Iterable
+from contextlib import aclosing, asynccontextmanager
+from typing import Any, Final, cast
+
+import httpx
+import trio
+
+from trio_dispatch._arguments import check_seconds, check_text
+from trio_dispatch._errors import ConnectFailed, ProtocolError
+from trio_dispatch._httpx import Once, reason
+from trio_dispatch._url import parse_url
+from trio_dispatch.remote._call import Call, DispatchID
+from trio_dispatch.remote._errors import CallFailed, KeyRefused
+from trio_dispatch.remote._messages import DispatchRequest, DispatchResponse
+
+DEFAULT_URL: Final = "https://api.dispatch.run"
+PATH: Final = "/dispatch.sdk.v1.DispatchService/Dispatch"
+PROTO_TYPE: Final = "application/proto"
+
+ATTEMPTS: Final = 4
+FIRST_DELAY: Final = 0.1
+"""Seconds before the second attempt; each further one waits twice as long."""
+
+_NOT_DELIVERED: Final = (httpx.ConnectError, httpx.ConnectTimeout, httpx.ProxyError)
+
+_log = logging.getLogger("trio_dispatch.remote")
+
+
+class Client:
+    """A client of the Dispatch API. Made by `open_client`. Its repr does not show the key."""
+
+    def __init__(self, http: httpx.AsyncClient, api_url: str, source: str, timeout: float) -> None:
+        self._http = http
+        self._url = api_url
+        self._source = source
+        self._timeout = timeout
+
+    def __repr__(self) -> str:
+        return f"<Client of {self._url}>"
+
+    async def dispatch(self, call: Call) -> DispatchID:
+        """Dispatch one call, and return its id. The function runs whenever the service sees fit.
+
+        Cancelled in flight, it may have been accepted, which nobody will tell.
+
+        Raises:
+            KeyRefused: the service does not know the API key.
+            CallFailed: the service refused the call; or, where `CallFailed.maybe_accepted`, its
+                answer did not come.
+            ConnectFailed: there is no connection to the service; nothing was accepted.
+            ProtocolError: the answer makes no sense; it may have been accepted.
+        """
+        (id,) = await self.send([call])
+        return id
+
+    def batch(self) -> Batch:
+        """Begin an empty batch."""
+        return Batch(self)
+
+    async def send(self, calls: list[Call]) -> list[DispatchID]:
+        """Dispatch *calls* in one request: all of them or none."""
+        body = cast(
+            "bytes", DispatchRequest(calls=[c.message() for c in calls]).SerializeToString()
+        )
+        delay = FIRST_DELAY
+        for attempt in range(1, ATTEMPTS + 1):
+            try:
+                return self._read(*await self._post(body), len(calls))
+            except (_Unavailable, ConnectFailed) as exc:
+                if attempt == ATTEMPTS:
+                    raise exc.error if isinstance(exc, _Unavailable) else exc from None
+            await trio.sleep(delay)
+            delay *= 2
+        raise AssertionError  # pragma: no cover
+
+    async def _post(self, body: bytes) -> tuple[int, str, bytes]:
+        request = self._http.build_request(
+            "POST",
+            self._url + PATH,
+            headers={
+                "Content-Type": PROTO_TYPE,
+                "Content-Length": str(len(body)),
+                "Connect-Protocol-Version": "1",
+                "Connect-Timeout-Ms": str(int(self._timeout * 1000)),
+            },
+        )
+        request.stream = Once(body)
+        try:
+            with trio.fail_after(self._timeout):
+                async with aclosing(await self._http.send(request, stream=True)) as response:
+                    answer = await response.aread()
+        except trio.TooSlowError:
+            raise CallFailed(
+                "timeout", f"no answer from {self._url} within {self._timeout:g} s", True
+            ) from None
+        except trio.Cancelled:
+            _log.info("a request to %s was cancelled; it may have been accepted", self._url)
+            raise
+        except _NOT_DELIVERED as exc:
+            raise ConnectFailed(f"cannot connect to {self._url}: {reason(exc)}") from exc
+        except httpx.HTTPError as exc:
+            raise CallFailed("connection_lost", f"{self._url}: {reason(exc)}", True) from exc
+        return response.status_code, response.headers.get("content-type", ""), answer
+
+    def _read(self, status: int, kind: str, answer: bytes, calls: int) -> list[DispatchID]:
+        if status != 200:
+            raise self._error(status, kind, answer)
+        try:
+            ids: Iterable[str] = DispatchResponse.FromString(answer).dispatch_ids
+        except Exception as exc:  # protobuf raises its own, which has no public home
+            raise ProtocolError(
+                f"the answer of {self._url} cannot be read ({kind or 'no type'}), "
+                f"so the calls may have been accepted: {exc}"
+            ) from exc
+        found = [DispatchID(id) for id in ids]
+        if len(found) != calls or not all(found):
+            raise ProtocolError(
+                f"{self._url} answered {calls} calls with {len(found)} ids; "
+                "they may have been accepted"
+            )
+        return found
+
+    def _error(self, status: int, kind: str, answer: bytes) -> Exception:
+        code, message = _connect_error(kind, answer)
+        if code == "unauthenticated" or (not code and status == 401):
+            return KeyRefused(
+                code or "unauthenticated",
+                f"{self._url} refused the API key {self._source}: {message}",
+                False,
+            )
+        if not code:
+            # A proxy's word, or a crash: the service may have got the request.
+            return CallFailed(f"http {status}", f"{self._url}: {message}", status >= 500)
+        error = CallFailed(code, message, False)
+        return _Unavailable(error) if code == "unavailable" else error
+
+
+class _Unavailable(Exception):
+    """The service said that it cannot take anything now."""
+
+    def __init__(self, error: CallFailed) -> None:
+        super().__init__(error)
+        self.error = error
+
+
+def _connect_error(kind: str, answer: bytes) -> tuple[str, str]:
+    """Read the code and the message of a Connect error; no code where it is none."""
+    text = answer[:500].decode("utf-8", "replace").strip()
+    if "json" in kind:
+        try:
+            fields: Any = json.loads(answer)
+        except ValueError:
+            return "", text
+        if isinstance(fields, dict):
+            error = cast("dict[str, object]", fields)
+            code = error.get("code")
+            if isinstance(code, str):
+                return code, str(error.get("message", ""))
+    return "", text or "no explanation"
+
+
+class Batch:
+    """Calls that are dispatched together, all or none. Made by `Client.batch`."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+        self._calls: list[Call] = []
+
+    def __len__(self) -> int:
+        """How many calls are in it."""
+        return len(self._calls)
+
+    def add(self, *calls: Call) -> None:
+        """Add *calls*. Raises `TypeError` for what is no `Call`; then none is added."""
+        for call in calls:
+            if not isinstance(call, Call):  # pyright: ignore[reportUnnecessaryIsInstance]
+                raise TypeError(f"a batch holds calls, not {type(call).__name__}")
+        self._calls += calls
+
+    def reset(self) -> None:
+        """Take all calls out."""
+        self._calls.clear()
+
+    async def dispatch(self) -> list[DispatchID]:
+        """Dispatch the calls, and return their ids in order. Errors are those of `Client.dispatch`.
+
+        The batch keeps its calls, so it can be dispatched again.
+
+        Raises:
+            ValueError: it is empty.
+        """
+        if not self._calls:
+            raise ValueError("the batch is empty; add calls first")
+        return await self._client.send(list(self._calls))
+
+
+def find_key(api_key: str | None) -> tuple[str, str]:
+    """The API key, and the words for it: its first three characters and where it came from."""
+    source = "given as api_key"
+    key = api_key
+    if key is None:
+        key, source = os.environ.get("DISPATCH_API_KEY"), "of DISPATCH_API_KEY"
+        if not key:
+            raise ValueError(
+                "no API key: pass api_key, or set the environment variable DISPATCH_API_KEY"
+            )
+    check_text(key, "an API key")
+    if any(not "!" <= char <= "~" for char in key):
+        raise ValueError(f"the API key {source} holds characters that no header can carry")
+    return key, f"{key[:3]!r}… {source}"
+
+
+def find_url(api_url: str | None) -> str:
+    """The URL of the service, from the argument, the environment, or the default."""
+    url = api_url or os.environ.get("DISPATCH_API_URL") or DEFAULT_URL
+    parse_url(url, "http", "https")
+    return url.rstrip("/")
+
+
+@asynccontextmanager
+async def open_client(
+    api_key: str | None = None,
+    api_url: str | None = None,
+    *,
+    timeout: float = 30,
+) -> AsyncGenerator[Client, None]:
+    """Open a client of the Dispatch API, for the length of a block.
+
+    Args:
+        api_key: the key; that of ``DISPATCH_API_KEY`` without.
+        api_url: the service; that of ``DISPATCH_API_URL`` without, else ``https://api.dispatch.run``.
+        timeout: seconds for each request.
+
+    Raises:
+        ValueError: there is no key, or the URL is none.
+    """
+    key, source = find_key(api_key)
+    url = find_url(api_url)
+    http = httpx.AsyncClient(
+        headers={"Authorization": f"Bearer {key}"},
+        timeout=httpx.Timeout(None),
+    )
+    try:
+        yield Client(http, url, source, check_seconds(timeout, "timeout"))
+    finally:
+        with trio.CancelScope(shield=True, deadline=trio.current_time() + 1):
+            await http.aclose()
