@@ -13,6 +13,11 @@ class Once(httpx.AsyncByteStream):
     def __init__(self, data: bytes) -> None:
         self._data: bytes | None = data
 
+    @property
+    def taken(self) -> bool:
+        """Whether it has been given away to be written. Before that, nobody can act on it."""
+        return self._data is None
+
     def __aiter__(self) -> AsyncIterator[bytes]:
         return self
 

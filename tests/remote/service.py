@@ -31,7 +31,7 @@ async def main() -> None:
     async with Server(service) as api, Server(Dispatch(registry)) as endpoint:
         print(api.url, endpoint.url, dispatch.test.DISPATCH_API_KEY, flush=True)
         await asyncio.get_running_loop().run_in_executor(None, input)
-    await service.close()  # type: ignore[no-untyped-call]
+    await service.close()
 
 
 asyncio.run(main())

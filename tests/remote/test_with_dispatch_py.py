@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import math
 import subprocess
 import sys
@@ -27,6 +28,11 @@ from trio_dispatch.remote import (
     unmarshal,
 )
 from trio_dispatch.remote._messages import _message
+
+pytestmark = pytest.mark.skipif(
+    importlib.util.find_spec("dispatch") is None,
+    reason="dispatch-py has wheels for Linux and Pythons 3.11 and 3.12 only",
+)
 
 SERVICE = Path(__file__).with_name("service.py")
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import AsyncGenerator, Iterable
+from collections.abc import AsyncGenerator, Callable, Iterable
 from contextlib import aclosing, asynccontextmanager
 from typing import Any, Final, cast
 
@@ -32,7 +32,20 @@ ATTEMPTS: Final = 4
 FIRST_DELAY: Final = 0.1
 """Seconds before the second attempt; each further one waits twice as long."""
 
-_NOT_DELIVERED: Final = (httpx.ConnectError, httpx.ConnectTimeout, httpx.ProxyError)
+_REFUSALS: Final = frozenset(
+    {
+        "already_exists",
+        "failed_precondition",
+        "invalid_argument",
+        "not_found",
+        "out_of_range",
+        "permission_denied",
+        "resource_exhausted",
+        "unavailable",
+        "unimplemented",
+    }
+)
+"""Connect's codes which say that nothing was done; the others may come after it was."""
 
 _log = logging.getLogger("trio_dispatch.remote")
 
@@ -52,7 +65,8 @@ class Client:
     async def dispatch(self, call: Call) -> DispatchID:
         """Dispatch one call, and return its id. The function runs whenever the service sees fit.
 
-        Cancelled in flight, it may have been accepted, which nobody will tell.
+        Cancelled in flight, the call may have been accepted: the log says so (a warning of
+        ``trio_dispatch.remote``), and so does `Batch.maybe_accepted`, for a batch of one.
 
         Raises:
             KeyRefused: the service does not know the API key.
@@ -68,23 +82,25 @@ class Client:
         """Begin an empty batch."""
         return Batch(self)
 
-    async def send(self, calls: list[Call]) -> list[DispatchID]:
-        """Dispatch *calls* in one request: all of them or none."""
-        body = cast(
-            "bytes", DispatchRequest(calls=[c.message() for c in calls]).SerializeToString()
-        )
+    async def send(self, calls: list[Call], note: Note | None = None) -> list[DispatchID]:
+        """Dispatch *calls* in one request: all of them or none. *note* hears of doubts."""
+        request = DispatchRequest(calls=[call.message() for call in calls])
+        body = cast("bytes", request.SerializeToString())
         delay = FIRST_DELAY
         for attempt in range(1, ATTEMPTS + 1):
             try:
-                return self._read(*await self._post(body), len(calls))
-            except (_Unavailable, ConnectFailed) as exc:
+                return self._read(*await self._post(body, note or _ignore), len(calls))
+            except (CallFailed, ConnectFailed) as exc:
+                if isinstance(exc, CallFailed) and exc.code != "unavailable":
+                    raise
                 if attempt == ATTEMPTS:
-                    raise exc.error if isinstance(exc, _Unavailable) else exc from None
+                    raise
             await trio.sleep(delay)
             delay *= 2
         raise AssertionError  # pragma: no cover
 
-    async def _post(self, body: bytes) -> tuple[int, str, bytes]:
+    async def _post(self, body: bytes, note: Note) -> tuple[int, str, bytes]:
+        once = Once(body)
         request = self._http.build_request(
             "POST",
             self._url + PATH,
@@ -95,21 +111,22 @@ class Client:
                 "Connect-Timeout-Ms": str(int(self._timeout * 1000)),
             },
         )
-        request.stream = Once(body)
+        request.stream = once
         try:
             with trio.fail_after(self._timeout):
                 async with aclosing(await self._http.send(request, stream=True)) as response:
                     answer = await response.aread()
         except trio.TooSlowError:
-            raise CallFailed(
-                "timeout", f"no answer from {self._url} within {self._timeout:g} s", True
-            ) from None
+            text = f"no answer from {self._url} within {self._timeout:g} s"
+            raise CallFailed("timeout", text, once.taken) from None
         except trio.Cancelled:
-            _log.info("a request to %s was cancelled; it may have been accepted", self._url)
+            if once.taken:
+                note()
+                _log.warning("a request to %s was cancelled; it may have been accepted", self._url)
             raise
-        except _NOT_DELIVERED as exc:
-            raise ConnectFailed(f"cannot connect to {self._url}: {reason(exc)}") from exc
         except httpx.HTTPError as exc:
+            if not once.taken:
+                raise ConnectFailed(f"cannot connect to {self._url}: {reason(exc)}") from exc
             raise CallFailed("connection_lost", f"{self._url}: {reason(exc)}", True) from exc
         return response.status_code, response.headers.get("content-type", ""), answer
 
@@ -125,38 +142,34 @@ class Client:
             ) from exc
         found = [DispatchID(id) for id in ids]
         if len(found) != calls or not all(found):
+            what = f"{len(found)} ids" if all(found) else "an empty id"
             raise ProtocolError(
-                f"{self._url} answered {calls} calls with {len(found)} ids; "
-                "they may have been accepted"
+                f"{self._url} answered {calls} calls with {what}; they may have been accepted"
             )
         return found
 
-    def _error(self, status: int, kind: str, answer: bytes) -> Exception:
+    def _error(self, status: int, kind: str, answer: bytes) -> CallFailed:
         code, message = _connect_error(kind, answer)
         if code == "unauthenticated" or (not code and status == 401):
-            return KeyRefused(
-                code or "unauthenticated",
-                f"{self._url} refused the API key {self._source}: {message}",
-                False,
-            )
+            text = f"{self._url} refused the API key {self._source}: {message}"
+            return KeyRefused("unauthenticated", text, False)
         if not code:
             # A proxy's word, or a crash: the service may have got the request.
-            return CallFailed(f"http {status}", f"{self._url}: {message}", status >= 500)
-        error = CallFailed(code, message, False)
-        return _Unavailable(error) if code == "unavailable" else error
+            text = f"{self._url} answered with {kind or 'no type'}: {message}"
+            return CallFailed(f"http {status}", text, status >= 500)
+        return CallFailed(code, f"{self._url}: {message}", code not in _REFUSALS)
 
 
-class _Unavailable(Exception):
-    """The service said that it cannot take anything now."""
+Note = Callable[[], None]
 
-    def __init__(self, error: CallFailed) -> None:
-        super().__init__(error)
-        self.error = error
+
+def _ignore() -> None:
+    pass
 
 
 def _connect_error(kind: str, answer: bytes) -> tuple[str, str]:
     """Read the code and the message of a Connect error; no code where it is none."""
-    text = answer[:500].decode("utf-8", "replace").strip()
+    text = " ".join(answer[:200].decode("utf-8", "replace").split())
     if "json" in kind:
         try:
             fields: Any = json.loads(answer)
@@ -166,7 +179,7 @@ def _connect_error(kind: str, answer: bytes) -> tuple[str, str]:
             error = cast("dict[str, object]", fields)
             code = error.get("code")
             if isinstance(code, str):
-                return code, str(error.get("message", ""))
+                return code, str(error.get("message") or "no explanation")
     return "", text or "no explanation"
 
 
@@ -176,6 +189,10 @@ class Batch:
     def __init__(self, client: Client) -> None:
         self._client = client
         self._calls: list[Call] = []
+        self._maybe_accepted = False
+
+    def __repr__(self) -> str:
+        return f"<Batch of {len(self)} calls>"
 
     def __len__(self) -> int:
         """How many calls are in it."""
@@ -188,21 +205,35 @@ class Batch:
                 raise TypeError(f"a batch holds calls, not {type(call).__name__}")
         self._calls += calls
 
+    @property
+    def maybe_accepted(self) -> bool:
+        """Whether its last `dispatch` was cancelled so late that the service may have accepted it.
+
+        As a whole: never a part of it. Errors say so themselves, by `CallFailed.maybe_accepted`.
+        """
+        return self._maybe_accepted
+
     def reset(self) -> None:
         """Take all calls out."""
         self._calls.clear()
+        self._maybe_accepted = False
 
     async def dispatch(self) -> list[DispatchID]:
-        """Dispatch the calls, and return their ids in order. Errors are those of `Client.dispatch`.
+        """Dispatch the calls, and return their ids in order: all of them or none.
 
-        The batch keeps its calls, so it can be dispatched again.
+        The batch keeps its calls, so it can be dispatched again. Errors are those of
+        `Client.dispatch`. Cancelled, see `maybe_accepted`.
 
         Raises:
             ValueError: it is empty.
         """
         if not self._calls:
             raise ValueError("the batch is empty; add calls first")
-        return await self._client.send(list(self._calls))
+        self._maybe_accepted = False
+        return await self._client.send(list(self._calls), self._note)
+
+    def _note(self) -> None:
+        self._maybe_accepted = True
 
 
 def find_key(api_key: str | None) -> tuple[str, str]:
@@ -218,7 +249,7 @@ def find_key(api_key: str | None) -> tuple[str, str]:
     check_text(key, "an API key")
     if any(not "!" <= char <= "~" for char in key):
         raise ValueError(f"the API key {source} holds characters that no header can carry")
-    return key, f"{key[:3]!r}… {source}"
+    return key, f"{key[: min(3, len(key) // 2)]!r}… {source}"
 
 
 def find_url(api_url: str | None) -> str:

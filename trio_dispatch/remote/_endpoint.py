@@ -8,7 +8,9 @@ import os
 import traceback
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from datetime import timedelta
 from functools import partial
+from inspect import iscoroutinefunction
 from typing import Any, Final, TypeVar
 from urllib.parse import urlsplit
 
@@ -90,10 +92,13 @@ class Endpoint:
         `FunctionError` ends the call with a status; all else that it raises is a permanent error.
 
         Raises:
+            TypeError: it is not an async function.
             ValueError: the name is taken.
         """
 
         def register(function: F) -> F:
+            if not _is_async(function):
+                raise TypeError(f"an endpoint's function is an async function, not {function!r}")
             key = check_text(name or function.__name__, "a function's name")
             if key in self._functions:
                 raise ValueError(f"there is a function called {key!r} already")
@@ -102,13 +107,32 @@ class Endpoint:
 
         return register
 
-    def call(self, function: str, input: object = None) -> Call:
-        """Build a call of one of its own functions. Raises `LookupError` if it has none such."""
+    def call(
+        self,
+        function: str,
+        input: object = None,
+        *,
+        expiration: timedelta | None = None,
+        version: str = "",
+        correlation_id: int = 0,
+    ) -> Call:
+        """Build a call of one of its own functions; the rest is as for `Call`.
+
+        Raises:
+            LookupError: it has no such function.
+        """
         if function not in self._functions:
             raise LookupError(f"this endpoint has no function {function!r}")
-        return Call(self.url, function, input)
+        return Call(
+            self.url,
+            function,
+            input,
+            expiration=expiration,
+            version=version,
+            correlation_id=correlation_id,
+        )
 
-    def client(self) -> AbstractAsyncContextManager[Client]:
+    def client(self, *, timeout: float = 30) -> AbstractAsyncContextManager[Client]:
         """Open a client of the Dispatch API with this endpoint's key, for the length of a block.
 
         Raises:
@@ -116,7 +140,7 @@ class Endpoint:
         """
         find_key(self._api_key)
         find_url(self._api_url)
-        return open_client(self._api_key, self._api_url)
+        return open_client(self._api_key, self._api_url, timeout=timeout)
 
     @asynccontextmanager
     async def serve(self, host: str = "127.0.0.1", port: int = 0) -> AsyncGenerator[str, None]:
@@ -186,7 +210,7 @@ class Endpoint:
             try:
                 packed = marshal(output)
             except (TypeError, ValueError) as exc:
-                text = f"the function's result cannot be sent: {exc}"
+                text = f"a result that cannot be sent: {exc}"
                 return _failure(Status.INVALID_RESPONSE, type(exc).__name__, text)
         except FunctionError as exc:
             return _failure(exc.status, type(exc).__name__, exc.message)
@@ -200,6 +224,10 @@ class Endpoint:
         response.exit.result.output.type_url = packed.type_url
         response.exit.result.output.value = packed.value
         return response
+
+
+def _is_async(function: object) -> bool:
+    return iscoroutinefunction(function)
 
 
 class _Serving:

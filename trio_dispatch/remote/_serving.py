@@ -10,6 +10,8 @@ import h11
 import trio
 
 READ_SIZE: Final = 64 * 1024
+READ_TIMEOUT: Final = 75
+"""Seconds for a whole request to arrive, from the end of the last one: idle connections end."""
 
 
 @attrs.frozen
@@ -40,7 +42,9 @@ async def serve_http(
     http = h11.Connection(h11.SERVER)
     try:
         while True:
-            request = await _read(stream, http, max_body_size)
+            request = None
+            with trio.move_on_after(READ_TIMEOUT):
+                request = await _read(stream, http, max_body_size)
             if request is None:
                 return
             if len(request.body) > max_body_size:

@@ -48,7 +48,10 @@ def read_key(text: str) -> Ed25519PublicKey:
     text = text.strip()
     if text.startswith("-----"):
         # An environment variable may hold the line breaks escaped.
-        key = load_pem_public_key(text.replace("\\n", "\n").encode())
+        try:
+            key = load_pem_public_key(text.replace("\\n", "\n").encode())
+        except ValueError as exc:
+            raise ValueError("the verification key begins like PEM, and is none") from exc
         if not isinstance(key, Ed25519PublicKey):
             raise ValueError("the verification key is no Ed25519 key")
         return key

@@ -1,0 +1,407 @@
+"""Endpoints: what they answer to each request, good and bad."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import time
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from datetime import timedelta
+from typing import Any
+
+import attrs
+import httpx
+import pytest
+import trio
+import trio.testing
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.asymmetric.rsa import generate_private_key
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from google.protobuf import any_pb2
+
+from trio_dispatch.remote import Endpoint, FunctionError, Status, marshal, unmarshal
+from trio_dispatch.remote import _serving as serving
+from trio_dispatch.remote._endpoint import RUN_PATH
+from trio_dispatch.remote._messages import RunRequest, RunResponse
+
+PRIVATE = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
+PUBLIC = PRIVATE.public_key()
+RAW = base64.b64encode(PUBLIC.public_bytes(Encoding.Raw, PublicFormat.Raw)).decode()
+PEM = PUBLIC.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
+ALL = ("@method", "@path", "@authority", "content-type", "content-digest")
+
+
+@pytest.fixture(autouse=True)
+def no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("DISPATCH_API_KEY", "DISPATCH_API_URL", "DISPATCH_VERIFICATION_KEY"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def run_request(function: str, input: object = None) -> bytes:
+    request = RunRequest(function=function, dispatch_id="id-1")
+    packed = marshal(input)
+    request.input.type_url, request.input.value = packed.type_url, packed.value
+    data: bytes = request.SerializeToString()
+    return data
+
+
+@attrs.frozen
+class Caller:
+    """What a service is to an endpoint."""
+
+    http: httpx.AsyncClient
+    url: str
+
+    async def post(self, body: bytes, path: str = RUN_PATH, **headers: str) -> httpx.Response:
+        named = {name.replace("_", "-"): value for name, value in headers.items()}
+        named.setdefault("content-type", "application/proto")
+        return await self.http.post(self.url + path, content=body, headers=named)
+
+    async def run(self, function: str, input: object = None) -> Any:
+        answer = await self.post(run_request(function, input))
+        assert answer.status_code == 200, answer.text
+        assert answer.headers["content-type"] == "application/proto"
+        return RunResponse.FromString(answer.content)
+
+
+@asynccontextmanager
+async def calling(endpoint: Endpoint) -> AsyncGenerator[Caller, None]:
+    async with (
+        endpoint.serve() as url,
+        httpx.AsyncClient(timeout=20, trust_env=False) as http,
+    ):
+        yield Caller(http, url)
+
+
+def make(**options: Any) -> Endpoint:
+    endpoint = Endpoint("http://a.example/base/", **options)
+
+    @endpoint.function()
+    async def double(value: Any) -> object:
+        return value * 2
+
+    return endpoint
+
+
+async def test_a_function_gets_its_input_and_its_result_goes_back() -> None:
+    async with calling(make()) as caller:
+        response = await caller.run("double", 21)
+        assert response.status == Status.OK
+        assert unmarshal(response.exit.result.output) == 42
+        # Under the path of the endpoint's URL too, and over the same connection.
+        answer = await caller.post(run_request("double", "x"), "/base" + RUN_PATH)
+        assert unmarshal(RunResponse.FromString(answer.content).exit.result.output) == "xx"
+
+
+async def test_errors_become_statuses() -> None:
+    endpoint = make()
+
+    @endpoint.function()
+    async def tries_again(value: object) -> None:
+        raise FunctionError("in a moment")
+
+    @endpoint.function()
+    async def fails(value: object) -> None:
+        raise FunctionError("never", Status.INVALID_ARGUMENT)
+
+    @endpoint.function()
+    async def crashes(value: object) -> None:
+        raise KeyError("x")
+
+    @endpoint.function()
+    async def returns_what_cannot_be_sent(value: object) -> object:
+        return {"a": object()}
+
+    async with calling(endpoint) as caller:
+        for function, status, kind, message in (
+            ("tries_again", Status.TEMPORARY_ERROR, "FunctionError", "in a moment"),
+            ("fails", Status.INVALID_ARGUMENT, "FunctionError", "never"),
+            ("crashes", Status.PERMANENT_ERROR, "KeyError", "'x'"),
+            ("unknown", Status.NOT_FOUND, "LookupError", "no function 'unknown'"),
+            (
+                "returns_what_cannot_be_sent",
+                Status.INVALID_RESPONSE,
+                "TypeError",
+                "a result that cannot be sent: a value of type object at ['a'] cannot be sent",
+            ),
+        ):
+            response = await caller.run(function)
+            error = response.exit.result.error
+            assert (response.status, error.type, error.message) == (status, kind, message)
+        assert b"crashes" in (await caller.run("crashes")).exit.result.error.traceback
+
+
+async def test_an_input_that_cannot_be_read_is_the_callers_fault() -> None:
+    async with calling(make()) as caller:
+        wrong = any_pb2.Any(type_url="type.googleapis.com/google.protobuf.StringValue", value=b"!")
+        response = await caller.run("double", wrong)
+        assert response.status == Status.INVALID_ARGUMENT
+        assert "StringValue" in response.exit.result.error.message
+        none = await caller.post(RunRequest(function="double").SerializeToString())
+        assert RunResponse.FromString(none.content).status == Status.INVALID_ARGUMENT
+
+
+async def test_more_calls_than_may_run_at_once_are_told_to_come_again() -> None:
+    endpoint = make(max_concurrency=2)
+    running, go_on = trio.Semaphore(0), trio.Event()
+
+    @endpoint.function()
+    async def waits(value: object) -> object:
+        running.release()
+        await go_on.wait()
+        return value
+
+    async with calling(endpoint) as caller, trio.open_nursery() as nursery:
+        results: list[Status] = []
+
+        async def call() -> None:
+            results.append((await caller.run("waits")).status)
+
+        for _ in range(2):
+            nursery.start_soon(call)
+        for _ in range(2):
+            await running.acquire()
+        assert (await caller.run("waits")).status == Status.THROTTLED
+        go_on.set()
+        while len(results) < 2:
+            await trio.testing.wait_all_tasks_blocked()
+        assert results == [Status.OK, Status.OK]
+        # A function that fails gives its place back.
+        for _ in range(5):
+            assert (await caller.run("double")).status == Status.PERMANENT_ERROR
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "headers", "body", "status", "message"),
+    [
+        ("POST", "/elsewhere", {}, b"", 404, "there is nothing at /elsewhere"),
+        ("GET", RUN_PATH, {}, b"", 404, "GET is not a method"),
+        ("POST", RUN_PATH, {"content-type": "text/html"}, b"", 415, "not text/html"),
+        ("POST", RUN_PATH, {}, b"\xff", 400, "the body is no RunRequest"),
+    ],
+)
+async def test_what_is_no_call_is_refused(
+    method: str, path: str, headers: dict[str, str], body: bytes, status: int, message: str
+) -> None:
+    async with calling(make()) as caller:
+        answer = await caller.http.request(method, caller.url + path, content=body, headers=headers)
+        assert answer.status_code == status
+        assert message in answer.json()["message"]
+
+
+async def test_a_body_that_is_too_large_is_refused_before_it_is_read() -> None:
+    async with calling(make(max_body_size=100)) as caller:
+        assert (await caller.run("double", "x" * 10)).status == Status.OK
+        # Either the answer arrives, or the connection is gone before the body is out.
+        try:
+            answer = await caller.post(run_request("double", "x" * 200))
+        except httpx.HTTPError:
+            pass
+        else:
+            assert answer.status_code == 413
+
+
+async def exchange(endpoint: Endpoint, data: bytes) -> bytes:
+    """What *endpoint* answers to *data*, until it closes the connection."""
+    ours, theirs = trio.testing.memory_stream_pair()
+    got = bytearray()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(endpoint.handle, theirs)
+        await ours.send_all(data)
+        await ours.send_eof()
+        async for chunk in ours:
+            got += chunk
+    return bytes(got)
+
+
+@pytest.mark.parametrize(
+    ("data", "status"),
+    [
+        (b"\x16\x03\x01\x02\x00garbage\r\n\r\n", b"400"),
+        (b"POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: what\r\n\r\n", b"501"),
+        (b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 10\r\n\r\nhalf", b"400"),
+        (b"GET / HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n", b"404"),
+        (b"GET / HTTP/1.1\r\nhost: a\r\nexpect: 100-continue\r\ncontent-length: 1\r\n\r\n", b"100"),
+        (b"", b""),
+    ],
+)
+async def test_garbage_is_answered_and_the_connection_closed(data: bytes, status: bytes) -> None:
+    answer = await exchange(make(), data)
+    assert answer.split(b" ")[1 if status else 0] == status
+
+
+async def test_repeated_headers_are_joined() -> None:
+    found: list[str] = []
+
+    async def answer(request: serving.HttpRequest) -> serving.HttpResponse:
+        found.append(request.headers["x-a"])
+        return serving.HttpResponse(200, "text/plain", b"")
+
+    ours, theirs = trio.testing.memory_stream_pair()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(serving.serve_http, theirs, answer, 100)
+        await ours.send_all(b"GET / HTTP/1.1\r\nhost: a\r\nx-a: 1\r\nX-A: 2\r\n\r\n")
+        await ours.receive_some(10)
+        await ours.aclose()
+    assert found == ["1, 2"]
+
+
+async def test_a_connection_that_says_nothing_ends(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    ours, theirs = trio.testing.memory_stream_pair()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(make().handle, theirs)
+        assert await ours.receive_some(10) == b""
+    assert trio.current_time() == pytest.approx(serving.READ_TIMEOUT)
+
+
+def signed(url: str, body: bytes, covered: tuple[str, ...] = ALL) -> dict[str, str]:
+    """The headers of a signed request, made by hand after RFC 9421, section 2.5."""
+    digest = base64.b64encode(hashlib.sha256(body).digest()).decode()
+    values = {
+        "@method": "POST",
+        "@path": RUN_PATH,
+        "@authority": url.partition("//")[2],
+        "content-type": "application/proto",
+        "content-digest": f"sha-256=:{digest}:",
+    }
+    names = " ".join(f'"{name}"' for name in covered)
+    parameters = f'({names});created={int(time.time())};keyid="default";alg="ed25519"'
+    base = [f'"{name}": {values[name]}' for name in covered]
+    base.append(f'"@signature-params": {parameters}')
+    signature = base64.b64encode(PRIVATE.sign("\n".join(base).encode())).decode()
+    return {
+        "content-type": values["content-type"],
+        "content-digest": values["content-digest"],
+        "signature-input": f"dispatch={parameters}",
+        "signature": f"dispatch=:{signature}:",
+    }
+
+
+@pytest.mark.parametrize("key", [RAW, PEM, PEM.replace("\n", "\\n"), f"  {RAW}\n"])
+async def test_where_there_is_a_key_only_signed_requests_are_taken(key: str) -> None:
+    async with calling(make(verification_key=key)) as caller:
+        body = run_request("double", 2)
+        answer = await caller.post(body, **signed(caller.url, body))
+        assert answer.status_code == 200, answer.text
+        assert unmarshal(RunResponse.FromString(answer.content).exit.result.output) == 4
+
+        unsigned = await caller.post(body)
+        assert (unsigned.status_code, unsigned.json()["code"]) == (401, "unauthenticated")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"content-type": "application/octet-stream"}, "not valid"),
+        ({"content-digest": "sha-256=:AAAA:"}, "not valid"),
+        ({"signature": "dispatch=:AAAA:"}, "not valid"),
+        ({"signature-input": "gar bage"}, "signature"),
+    ],
+)
+async def test_a_request_that_was_changed_on_its_way_is_refused(
+    change: dict[str, str], message: str
+) -> None:
+    async with calling(make(verification_key=RAW)) as caller:
+        body = run_request("double", 2)
+        answer = await caller.post(body, **(signed(caller.url, body) | change))
+        assert (answer.status_code, answer.json()["code"]) == (403, "permission_denied")
+        assert message in answer.json()["message"]
+
+
+async def test_a_signature_covers_body_place_and_type_or_is_refused() -> None:
+    async with calling(make(verification_key=RAW)) as caller:
+        body, other = run_request("double", 2), run_request("double", 3)
+        answer = await caller.post(other, **signed(caller.url, body))
+        assert answer.status_code == 403
+        assert "the content-digest is not that of the body" in answer.text
+        for left_out in ALL:
+            covered = tuple(name for name in ALL if name != left_out)
+            answer = await caller.post(body, **signed(caller.url, body, covered))
+            assert answer.status_code == 403
+            assert f"does not cover {left_out}" in answer.text
+        answer = await caller.post(body, **signed("http://elsewhere.example", body))
+        assert answer.status_code in {403, 404}
+
+
+async def test_the_key_of_the_environment_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DISPATCH_VERIFICATION_KEY", RAW)
+    async with calling(make()) as caller:
+        assert (await caller.post(run_request("double", 1))).status_code == 401
+
+
+def test_a_key_that_is_none_is_refused() -> None:
+    with pytest.raises(ValueError, match="neither PEM nor the base64 of 32 bytes"):
+        make(verification_key="AAAA")
+    with pytest.raises(ValueError, match="verification key"):
+        make(verification_key="-----BEGIN PUBLIC KEY-----\n!\n-----END PUBLIC KEY-----")
+    rsa = generate_private_key(65537, 2048).public_key()
+    text = rsa.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
+    with pytest.raises(ValueError, match="no Ed25519 key"):
+        make(verification_key=text)
+
+
+def test_names_are_checked() -> None:
+    endpoint = make()
+    with pytest.raises(ValueError, match="there is a function called 'double' already"):
+
+        @endpoint.function("double")
+        async def another(value: object) -> None: ...
+
+    with pytest.raises(LookupError, match="no function 'other'"):
+        endpoint.call("other")
+    call = endpoint.call("double", 1, expiration=timedelta(1), version="v", correlation_id=7)
+    assert (call.endpoint, call.function) == ("http://a.example/base", "double")
+    assert (call.expiration, call.version, call.correlation_id) == (timedelta(1), "v", 7)
+    assert repr(endpoint) == "<Endpoint http://a.example/base with 1 functions>"
+    with pytest.raises(ValueError, match="http"):
+        Endpoint("ftp://a.example")
+    with pytest.raises(TypeError, match="async function"):
+
+        @endpoint.function()
+        def not_async(value: object) -> Any:
+            return value
+
+
+async def test_a_client_needs_a_key_and_says_so_at_once() -> None:
+    with pytest.raises(ValueError, match="no API key"):
+        make().client()
+    async with make(api_key="key").client(timeout=1) as client:
+        assert repr(client) == "<Client of https://api.dispatch.run>"
+
+
+async def test_leaving_the_block_cancels_what_runs_and_the_bodys_error_comes_out() -> None:
+    endpoint = make()
+    started, ended = trio.Event(), trio.Event()
+
+    @endpoint.function()
+    async def waits(value: object) -> None:
+        started.set()
+        try:
+            await trio.sleep_forever()
+        finally:
+            ended.set()
+
+    async with trio.open_nursery() as nursery:
+
+        async def call(url: str) -> None:
+            async with httpx.AsyncClient(trust_env=False) as http:
+                with pytest.raises(httpx.HTTPError):
+                    await http.post(url + RUN_PATH, content=run_request("waits"))
+
+        with pytest.raises(ZeroDivisionError):
+            async with endpoint.serve() as url:
+                nursery.start_soon(call, url)
+                await started.wait()
+                raise ZeroDivisionError
+        assert ended.is_set()
+
+
+async def test_it_serves_on_ipv6() -> None:
+    try:
+        async with make().serve("::1") as url:
+            assert url.startswith("http://[::1]:")
+    except OSError:
+        pytest.skip("there is no IPv6 here")
