@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import inspect
 import io
 import os
@@ -16,6 +17,7 @@ import pytest
 import trio
 
 import trio_dispatch
+from tests.remote.support import ApiService
 from tests.server.recorded_server import recorded_server
 from tests.snippets import EXAMPLE_URL, PAGES, ROOT, Snippet, snippets
 from trio_dispatch.testing import FaultyProxy
@@ -30,8 +32,14 @@ PAGES_WITH_FRAGMENTS = [
 async def test_the_fragments_of_a_page_run_and_print_what_it_says(
     page: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    server = recorded_server()
-    async with server.serve() as url, trio_dispatch.open_client(url, token="demo-token") as client:
+    api = ApiService(accepts=True)
+    async with (
+        recorded_server().serve() as url,
+        trio_dispatch.open_client(url, token="demo-token") as client,
+        api.serve() as api_url,
+    ):
+        monkeypatch.setenv("DISPATCH_API_URL", api_url)
+        monkeypatch.setenv("DISPATCH_API_KEY", "demo-key")
         # The page's URL leads to this server, whatever port it has.
         for name in ("open_client", "connect_client", "open_link", "run_link"):
             monkeypatch.setattr(trio_dispatch, name, _with_url(getattr(trio_dispatch, name), url))
@@ -135,3 +143,13 @@ def test_every_public_name_is_documented() -> None:
     assert not missing
     for name in trio_dispatch.__all__:
         assert inspect.getdoc(getattr(trio_dispatch, name)), name
+
+
+@pytest.mark.parametrize("name", ["remote", "server", "testing"])
+def test_every_public_name_of_the_other_packages_is_documented(name: str) -> None:
+    package = importlib.import_module(f"trio_dispatch.{name}")
+    reference = (ROOT / "docs" / f"{name}-reference.md").read_text(encoding="utf-8")
+    whole = re.search(r"^\.\. automodule:: \S+\n   :members:\n", reference, re.MULTILINE)
+    for public in package.__all__:
+        assert whole or re.search(rf"\b{public}\b", reference), public
+        assert inspect.getdoc(getattr(package, public)), public

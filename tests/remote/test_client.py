@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from functools import partial
 
-import attrs
 import pytest
 import trio
 
+from tests.remote.support import ApiService, Step, ids
 from trio_dispatch import ConnectFailed, DispatchError, ProtocolError
 from trio_dispatch.remote import (
     Call,
@@ -23,16 +23,10 @@ from trio_dispatch.remote import (
     unmarshal,
 )
 from trio_dispatch.remote import _client as module
-from trio_dispatch.remote._messages import DispatchRequest, DispatchResponse
-from trio_dispatch.remote._serving import HttpRequest, HttpResponse, serve_http
+from trio_dispatch.remote._messages import DispatchRequest
+from trio_dispatch.remote._serving import HttpResponse
 
 CALL = Call("http://a.example", "f", 1)
-
-
-def ids(*found: str) -> HttpResponse:
-    return HttpResponse(
-        200, "application/proto", DispatchResponse(dispatch_ids=found).SerializeToString()
-    )
 
 
 def error(status: int, code: str, message: str = "said the service") -> HttpResponse:
@@ -40,44 +34,13 @@ def error(status: int, code: str, message: str = "said the service") -> HttpResp
     return HttpResponse(status, "application/json", body)
 
 
-@attrs.define
-class ScriptedService:
-    """Answers requests with what the script says, and keeps them."""
-
-    script: list[HttpResponse | Callable[[], None]]
-    requests: list[HttpRequest] = attrs.field(factory=list)
-    arrived: trio.Event = attrs.field(factory=trio.Event)
-
-    async def answer(self, request: HttpRequest) -> HttpResponse:
-        self.requests.append(request)
-        self.arrived.set()
-        if not self.script:
-            await trio.sleep_forever()
-        step = self.script.pop(0)
-        if callable(step):
-            step()
-            raise trio.BrokenResourceError
-        return step
-
-
 @asynccontextmanager
 async def scripted(
-    *script: HttpResponse | Callable[[], None], timeout: float = 20
-) -> AsyncGenerator[tuple[ScriptedService, Client], None]:
-    service = ScriptedService(list(script))
-    async with trio.open_nursery() as nursery:
-        (listener,) = await nursery.start(
-            partial(
-                trio.serve_tcp,
-                partial(serve_http, answer=service.answer, max_body_size=2**20),
-                0,
-                host="127.0.0.1",
-            )
-        )
-        url = f"http://127.0.0.1:{listener.socket.getsockname()[1]}"
-        async with open_client("secret-key", url, timeout=timeout) as client:
-            yield service, client
-        nursery.cancel_scope.cancel()
+    *script: Step, timeout: float = 20
+) -> AsyncGenerator[tuple[ApiService, Client], None]:
+    service = ApiService(list(script))
+    async with service.serve() as url, open_client("secret-key", url, timeout=timeout) as client:
+        yield service, client
 
 
 def hang_up() -> None:

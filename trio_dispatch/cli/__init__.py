@@ -11,6 +11,9 @@ __all__ = ["main"]
 _NOT_INSTALLED: Final = 2
 """The exit code for wrong use; `trio_dispatch.cli._exits` cannot be imported here."""
 
+_EXTRAS: Final = {"google": "remote", "httpx": "http", "httpx_sse": "http", "httpcore": "http"}
+"""Which extra brings a package that the extra `cli` does not."""
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command with *arguments* (by default the program's own); return its exit code."""
@@ -23,8 +26,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         missing = (exc.name or "").partition(".")[0]
         if missing == "trio_dispatch":
             raise
+        extra = _EXTRAS.get(missing, "cli")
         sys.stderr.write(
             f"trio-dispatch: the command needs {missing or exc}; "
-            "install it with: pip install 'trio-dispatch[cli]'\n"
+            f"install it with: pip install 'trio-dispatch[{extra}]'\n"
         )
         return _NOT_INSTALLED

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from cyclopts import App, CycloptsError
 
 from trio_dispatch import __version__
+from trio_dispatch.cli._call import call
 from trio_dispatch.cli._demo_command import demo
 from trio_dispatch.cli._exits import Exit, UsageError, complain
 
@@ -18,6 +19,7 @@ app = App(
     help_format="markdown",
     version=__version__,
 )
+app.command(call)
 app.command(demo)
 
 

@@ -75,14 +75,14 @@ class Client:
             ConnectFailed: there is no connection to the service; nothing was accepted.
             ProtocolError: the answer makes no sense; it may have been accepted.
         """
-        (id,) = await self.send([call])
+        (id,) = await self._send([call])
         return id
 
     def batch(self) -> Batch:
         """Begin an empty batch."""
         return Batch(self)
 
-    async def send(self, calls: list[Call], note: Note | None = None) -> list[DispatchID]:
+    async def _send(self, calls: list[Call], note: Note | None = None) -> list[DispatchID]:
         """Dispatch *calls* in one request: all of them or none. *note* hears of doubts."""
         request = DispatchRequest(calls=[call.message() for call in calls])
         body = cast("bytes", request.SerializeToString())
@@ -230,7 +230,7 @@ class Batch:
         if not self._calls:
             raise ValueError("the batch is empty; add calls first")
         self._maybe_accepted = False
-        return await self._client.send(list(self._calls), self._note)
+        return await self._client._send(list(self._calls), self._note)  # pyright: ignore[reportPrivateUsage]
 
     def _note(self) -> None:
         self._maybe_accepted = True

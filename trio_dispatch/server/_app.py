@@ -39,7 +39,7 @@ from trio_dispatch.server._views import (
 )
 
 if TYPE_CHECKING:
-    from trio_dispatch._client import Client
+    import trio_dispatch
 
 J = TypeVar("J", bound=JobFunction)
 W = TypeVar("W", bound=WorkflowFunction)
@@ -276,7 +276,7 @@ class Server:
         token: str | None = None,
         open_stream: Callable[[], Awaitable[trio.abc.Stream]] | None = None,
         **options: Any,
-    ) -> AsyncGenerator[Client, None]:
+    ) -> AsyncGenerator[trio_dispatch.Client, None]:
         """Open a client of this server in memory: real frames, no socket, any clock.
 
         Runs the server, where it is not running yet, for the length of the block.

@@ -1,0 +1,55 @@
+"""What commands print: lines for people, or JSON for programs."""
+
+from __future__ import annotations
+
+import json
+import sys
+from datetime import date, timedelta
+from typing import Annotated, TypeAlias, cast
+
+import attrs
+from cyclopts import Parameter
+
+from trio_dispatch.cli._exits import readable
+
+JsonOption: TypeAlias = Annotated[
+    bool,
+    Parameter(
+        name="--json",
+        negative=(),
+        show_default=False,
+        help="Print JSON, one value on each line, and nothing else.",
+    ),
+]
+
+
+def plain(value: object) -> object:
+    """What JSON has for it: models become mappings, times ISO 8601, durations seconds."""
+    kind: type = type(value)
+    if attrs.has(kind):
+        fields = attrs.fields_dict(kind)
+        return {name: plain(getattr(value, name)) for name in fields if not name.startswith("_")}
+    if isinstance(value, date):
+        return value.isoformat()
+    if isinstance(value, timedelta):
+        return value.total_seconds()
+    if isinstance(value, dict):
+        members = cast("dict[object, object]", value)
+        return {str(key): plain(member) for key, member in members.items()}
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return [plain(item) for item in cast("list[object]", value)]
+    if value is None or isinstance(value, (str, int, float, bool)):
+        return value
+    return str(value)
+
+
+def print_json(value: object) -> None:
+    """Print *value* on one line."""
+    sys.stdout.write(json.dumps(plain(value), ensure_ascii=False) + "\n")
+    sys.stdout.flush()
+
+
+def print_line(text: str = "") -> None:
+    """Print one line, safe for a terminal."""
+    sys.stdout.write(readable(text) + "\n")
+    sys.stdout.flush()
