@@ -24,7 +24,7 @@ PURE_ROOMS = (
     "_channels",
     "_session",
     "_http/_overlap",
-    "_websocket/_opcodes",
+    "_websocket/_splitter",
 )
 
 # The Python that runs nox takes part even where only a virtual environment has it.

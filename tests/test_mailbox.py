@@ -20,7 +20,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from trio.testing import assert_checkpoints, wait_all_tasks_blocked
 
 from trio_dispatch._errors import ConnectionLost, SubscriptionOverflow
-from trio_dispatch._mailbox import Mailbox, Overflow
+from trio_dispatch._mailbox import IN_A_ROW, Mailbox, Overflow
 from trio_dispatch._models import StreamGap
 
 POLICIES = pytest.mark.parametrize("overflow", ["raise", "drop_oldest"])
@@ -112,6 +112,30 @@ async def test_receiving_is_a_checkpoint_whatever_comes_of_it() -> None:
     box.close()
     with assert_checkpoints(), pytest.raises(trio.ClosedResourceError):
         await box.receive()
+
+
+async def test_a_loop_gives_other_tasks_a_turn_now_and_then_and_can_always_be_cancelled() -> None:
+    box = mailbox(*range(3 * IN_A_ROW), capacity=100)
+    turns = 0
+
+    async def count_turns() -> None:
+        nonlocal turns
+        while True:
+            await trio.lowlevel.checkpoint()
+            turns += 1
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(count_turns)
+        for _ in range(3 * IN_A_ROW):
+            await box.receive_in_a_row()
+        assert 2 <= turns <= 4
+        nursery.cancel_scope.cancel()
+    box.put(1)
+    with trio.CancelScope() as scope:
+        scope.cancel()
+        await box.receive_in_a_row()
+    assert scope.cancelled_caught
+    assert take_all(box) == [1, "nothing"]
 
 
 async def test_cancelled_before_it_receives_it_takes_nothing() -> None:

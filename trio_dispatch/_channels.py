@@ -14,7 +14,6 @@ from collections.abc import Iterable
 from datetime import datetime
 from typing import Any, Final, cast
 
-import attrs
 import msgspec
 
 from trio_dispatch._codecs import aware, decode_leniently, object_text
@@ -95,8 +94,7 @@ _queue_decoder: Final = msgspec.json.Decoder(_Queue)
 _fields_decoder: Final = msgspec.json.Decoder(dict[str, Any])
 
 
-@attrs.frozen
-class Occurrence:
+class Occurrence(msgspec.Struct, frozen=True):
     """What one event frame says, before anybody has asked for all of it."""
 
     type: str

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from datetime import datetime
 from types import TracebackType
 from typing import Final, ParamSpec, TypeVar
@@ -504,9 +504,8 @@ class Client:
         what = "a job's id" if key == "job_id" else "a run's id"
         return Frame(type=FrameType.REQUEST, method=method, data={key: check_text(id, what)})
 
-    async def _ask(self, frame: Frame, *, safe: bool = False) -> WireFrame:
-        self._link.check_frame(frame)
-        return await self._link.ask(Request(frame, safe=safe))
+    def _ask(self, frame: Frame, *, safe: bool = False) -> Awaitable[WireFrame]:
+        return self._link.ask(Request(frame, self._link.check_frame(frame), safe=safe))
 
     async def _read(self, method: str, key: str, id: str, read: Callable[[bytes], T]) -> T:
         answer = await self._ask(self._frame(method, key, id), safe=True)

@@ -54,6 +54,12 @@ WINDOW: Final = 256
 BATCH: Final = 64 * 1024
 """How many bytes of requests the writer takes at a time; a taken one can no longer be withdrawn."""
 
+MANY: Final = 8
+"""Requests in flight from which on the writer waits for company."""
+
+GROUP: Final = 16
+"""Waiting requests that are written without waiting for the writer's turn."""
+
 CLOSING_TIME: Final = 2.0
 """Seconds for the exchange of close frames."""
 
@@ -163,10 +169,28 @@ class Connection:
     # From outside: plain calls.
 
     def wake(self) -> None:
-        """There is something to write."""
+        """There is something to write.
+
+        The writer takes all that waits at once. But a request that is alone on the connection is
+        written here and now, which saves it two turns of the scheduler; and so is a group, which
+        lets the server begin while other callers are still to have their turn.
+        """
+        if self._transport is None:
+            return
+        if self._transport.can_send_now and self._should_write_now():
+            payloads = self._take()
+            self.frames_sent += len(payloads)
+            self._transport.send_now(payloads)
+            if not self._transport.pending:
+                return
         if self._idle_writer is not None:
             task, self._idle_writer = self._idle_writer, None
             trio.lowlevel.reschedule(task)
+
+    def _should_write_now(self) -> bool:
+        session = self.session
+        alone = not session.in_flight or len(self._owner.outbox) == GROUP
+        return alone and self.ready and not session.has_urgent_data
 
     def forget(self, request: Request) -> None:
         """Nobody waits any more for the answer to *request*, which was written here."""
@@ -275,6 +299,11 @@ class Connection:
         try:
             while True:
                 ping_goes_along = self._ping_written_at is None
+                if self.session.in_flight > MANY:
+                    # More callers are about to be woken by answers that have arrived, and their
+                    # requests can go along (measured: 15 % less CPU on trio-websocket).
+                    for _ in range(2):
+                        await trio.lowlevel.checkpoint()
                 payloads = self._take()
                 if payloads:
                     await self._transport.send(payloads)
@@ -298,18 +327,20 @@ class Connection:
         session = self.session
         if self.ready:
             outbox = self._owner.outbox
+            debug = self._log.isEnabledFor(logging.DEBUG)
             while session.bytes_to_send < BATCH:
-                request = outbox.peek(window_full=session.in_flight >= WINDOW)
+                request = outbox.take(window_full=session.in_flight >= WINDOW)
                 if request is None:
                     break
-                outbox.remove(request)
                 self._put_on_the_wire(request)
+                if debug:
+                    self._log.debug("-> %r", request.frame)
         return session.data_to_send()
 
     def _put_on_the_wire(self, request: Request) -> None:
         try:
             if request.answered:
-                request.id = self.session.request(request.frame)
+                request.id = self.session.request(request.frame, request.text)
                 self.written[request.id] = request
                 request.written = True
             else:
@@ -318,7 +349,6 @@ class Connection:
                 self._owner.on_settled(request, None, None)
         except (TypeError, ValueError) as exc:
             self._owner.on_settled(request, None, exc)
-        self._log.debug("-> %r", request.frame)
 
     async def _wait_for_work(self) -> None:
         def abort(_: object) -> trio.lowlevel.Abort:
@@ -337,8 +367,11 @@ class Connection:
                 messages = await self._transport.receive()
                 self._last_life = trio.current_time()
                 self.frames_received += len(messages)
+                debug = self._log.isEnabledFor(logging.DEBUG)
                 for message in messages:
                     for outcome in self.session.receive(message):
+                        if debug:
+                            self._log.debug("<- %r", outcome)
                         self._act(outcome)
                 if (
                     self.session.has_urgent_data
@@ -352,7 +385,6 @@ class Connection:
             self._end(exc)
 
     def _act(self, outcome: Outcome) -> None:
-        self._log.debug("<- %r", outcome)
         if isinstance(outcome, Push):
             self._owner.on_push(outcome.frame)
         elif isinstance(outcome, Answer):

@@ -111,7 +111,7 @@ class JobHandle:
 def read_handle(client: Client, answer: WireFrame) -> JobHandle:
     """Read the answer to ``job.enqueue``."""
     try:
-        return JobHandle(client, decode_leniently(bytes(answer.data), _enqueued))
+        return JobHandle(client, decode_leniently(answer.data, _enqueued))
     except (msgspec.DecodeError, UnicodeError) as exc:
         raise ProtocolError(f"the answer to {Method.JOB_ENQUEUE} cannot be read: {exc}") from exc
 
@@ -119,10 +119,10 @@ def read_handle(client: Client, answer: WireFrame) -> JobHandle:
 class _Batch:
     """An ``enqueue_many`` under way: keeps a window of entries in hand until all are done."""
 
-    def __init__(self, client: Client, link: Link, frames: list[Frame]) -> None:
+    def __init__(self, client: Client, link: Link, frames: list[tuple[Frame, bytes]]) -> None:
         self._client = client
         self._link = link
-        self._frames: Iterator[tuple[int, Frame]] = iter(enumerate(frames))
+        self._frames: Iterator[tuple[int, tuple[Frame, bytes]]] = iter(enumerate(frames))
         self.handles: list[JobHandle | None] = [None] * len(frames)
         self.errors: dict[int, Exception] = {}
         self._open: dict[Request, int] = {}
@@ -144,14 +144,15 @@ class _Batch:
 
     def _next(self) -> None:
         """Take one more entry in hand; if the client has ended, all that are left fail."""
-        for index, frame in self._frames:
-            request = Request(frame, on_done=self._done)
+        for index, (frame, text) in self._frames:
+            request = Request(frame, text, on_done=self._done)
+            self._open[request] = index
             try:
                 self._link.submit(request)
             except DispatchError as exc:
+                del self._open[request]
                 self.errors[index] = exc
             else:
-                self._open[request] = index
                 return
 
     def _done(self, request: Request) -> None:
@@ -174,13 +175,12 @@ async def enqueue_many(
     client: Client, link: Link, requests: Iterable[EnqueueRequest]
 ) -> list[JobHandle]:
     """See `Client.enqueue_many`."""
-    frames: list[Frame] = []
+    frames: list[tuple[Frame, bytes]] = []
     for number, entry in enumerate(requests):
         if not isinstance(entry, EnqueueRequest):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise TypeError(f"entry {number} is an EnqueueRequest, not {type(entry).__name__}")
         frame = enqueue_frame(entry.name, entry.payload, entry.queue, entry.priority)
-        link.check_frame(frame)
-        frames.append(frame)
+        frames.append((frame, link.check_frame(frame)))
     await trio.lowlevel.checkpoint()
     link.check_open()
     batch = _Batch(client, link, frames)

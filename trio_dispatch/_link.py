@@ -107,6 +107,7 @@ class Link:
     def __init__(self, settings: LinkSettings, observer: Observer) -> None:
         self._settings = settings
         self._log = settings.logger
+        self._timeout = settings.request_timeout
         self._observer = observer
         self.outbox = Outbox()
         self._connection: AnyConnection | None = None
@@ -177,8 +178,7 @@ class Link:
             TypeError, ValueError: *frame* cannot be encoded, or is larger than the maximum.
             DispatchError: the link ended.
         """
-        self.check_frame(frame)
-        await self.call(Request(frame, answered=False))
+        await self.call(Request(frame, self.check_frame(frame), answered=False))
 
     async def request(self, frame: Frame) -> Frame:
         """Send *frame* and return the frame that answers it.
@@ -195,10 +195,10 @@ class Link:
             ConnectionLost: the connection was lost after it was written; `maybe_delivered`.
             DispatchError: the link ended.
         """
-        self.check_frame(frame)
+        text = self.check_frame(frame)
         if not frame.id:
             raise ValueError("a request needs an id, by which its answer is known")
-        return thaw(await self.ask(Request(frame)))
+        return thaw(await self.ask(Request(frame, text)))
 
     async def wait_closed(self) -> None:
         """Wait until the link has ended, for whatever reason, and nothing of it is left."""
@@ -248,41 +248,48 @@ class Link:
         dial = attrs.evolve(self._settings.dial, connector=connector)
         self._settings = attrs.evolve(self._settings, dial=dial)
 
-    def check_frame(self, frame: Frame) -> None:
-        """Refuse what could not be written, before it is queued."""
-        size = len(JSON.encode(frame))
-        if size > self._settings.dial.max_message_size:
+    def check_frame(self, frame: Frame) -> bytes:
+        """Refuse what could not be written, before it is queued. Returns the frame's JSON text."""
+        text = JSON.encode(frame)
+        if len(text) > self._settings.dial.max_message_size:
             raise ValueError(
-                f"the frame is {size:,} bytes, more than max_message_size "
+                f"the frame is {len(text):,} bytes, more than max_message_size "
                 f"({self._settings.dial.max_message_size:,})"
             )
+        return text
 
     async def ask(self, request: Request) -> WireFrame:
         """`call` for a request that is answered."""
-        answer = await self.call(request)
+        # What is submitted may be written on the spot: a caller that is cancelled already sends
+        # nothing.
+        await trio.lowlevel.checkpoint_if_cancelled()
+        self.submit(request)
+        answer = await request.wait(self.withdraw)
         assert answer is not None
         return answer
 
     async def call(self, request: Request) -> WireFrame | None:
         """Queue *request* and wait for its answer; None if it expects none."""
-        if self._ended or self._closing:
-            await trio.lowlevel.checkpoint()
-            self.check_open()
+        # What is submitted may be written on the spot: a caller that is cancelled already sends
+        # nothing.
+        await trio.lowlevel.checkpoint_if_cancelled()
         self.submit(request)
         return await request.wait(self.withdraw)
 
     def submit(self, request: Request) -> None:
         """Queue *request*. Whoever waits for it is woken when it is done."""
-        self.check_open()
-        self.watch(request)
+        if self._ended or self._closing:
+            self.check_open()
+        if self._timeout is not None:
+            self.watch(request)
         self.outbox.put(request)
         if self._connection is not None:
             self._connection.wake()
 
     def watch(self, request: Request) -> None:
         """Let *request* fail when `request_timeout` is over."""
-        if self._settings.request_timeout is not None and request.lane is not Lane.RESTORE:
-            self.outbox.watch(request, self._settings.request_timeout)
+        if self._timeout is not None and request.lane is not Lane.RESTORE:
+            self.outbox.watch(request, self._timeout)
             if self._sweeper:
                 self._sweeper.unpark_all()
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections import deque
 from datetime import datetime
-from typing import Generic, Literal, TypeVar
+from typing import Final, Generic, Literal, TypeVar
 
 import attrs
 import trio
@@ -21,6 +21,11 @@ from trio_dispatch._errors import SubscriptionOverflow, fresh
 from trio_dispatch._models import StreamGap
 
 T = TypeVar("T")
+
+IN_A_ROW: Final = 16
+"""Stored items that a loop reads at a stretch: a turn of the scheduler for each would cost as much
+as all else that is done with it (measured: 5 µs of 12).
+"""
 
 Overflow = Literal["raise", "drop_oldest"]
 
@@ -63,6 +68,8 @@ class Mailbox(Generic[T]):
         self._error: Exception | None = None
         self._closed = False
         self._readers = trio.lowlevel.ParkingLot()
+        self._in_a_row = 0
+        """Items that were taken since other tasks last had a turn."""
 
     def __len__(self) -> int:
         """How many items are stored."""
@@ -173,7 +180,14 @@ class Mailbox(Generic[T]):
         return item
 
     async def receive(self) -> T | StreamGap:
-        """Take the next item, waiting for it if need be. Cancelled, it takes nothing."""
+        """Take the next item, waiting for it. A checkpoint; cancelled, it takes nothing."""
+        return await self.receive_in_a_row(1)
+
+    async def receive_in_a_row(self, count: int = IN_A_ROW) -> T | StreamGap:
+        """`receive`, but where items are stored only every *count*th gives other tasks a turn.
+
+        For loops. It can be cancelled each time.
+        """
         await trio.lowlevel.checkpoint_if_cancelled()
         try:
             item = self._take()
@@ -181,8 +195,12 @@ class Mailbox(Generic[T]):
             await trio.lowlevel.cancel_shielded_checkpoint()
             raise
         if item is not None:
-            await trio.lowlevel.cancel_shielded_checkpoint()
+            self._in_a_row += 1
+            if self._in_a_row >= count:
+                self._in_a_row = 0
+                await trio.lowlevel.cancel_shielded_checkpoint()
             return item
+        self._in_a_row = 0
         while item is None:
             await self._readers.park()
             item = self._take()

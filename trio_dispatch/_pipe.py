@@ -48,10 +48,13 @@ class _Direction:
         self.check_sendable()
         while view:
             await self.wait_for_room()
-            room = self.room - len(self.held)
-            self.held += view[:room]
-            view = view[room:]
-            self.wake()
+            view = view[self.send_nowait(view) :]
+
+    def send_nowait(self, data: memoryview) -> int:
+        room = max(self.room - len(self.held), 0)
+        self.held += data[:room]
+        self.wake()
+        return min(room, len(data))
 
     async def receive(self, max_bytes: int) -> bytes:
         while True:
@@ -89,6 +92,18 @@ class PipeEnd(trio.abc.HalfCloseableStream):
         try:
             await trio.lowlevel.checkpoint()
             await self._outgoing.send(data)
+        finally:
+            self._sending = False
+
+    def send_nowait(self, data: bytes | bytearray | memoryview) -> int:
+        """Send as much of *data* as there is room for. Returns how many bytes that were.
+
+        Raises as `send_all` does.
+        """
+        self._begin_sending()
+        try:
+            self._outgoing.check_sendable()
+            return self._outgoing.send_nowait(memoryview(data))
         finally:
             self._sending = False
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 from collections import OrderedDict
 from collections.abc import Callable
-from enum import Enum
+from enum import IntEnum
 from typing import Final
 
 import trio
@@ -22,7 +22,7 @@ from trio_dispatch._errors import RequestTimeout
 from trio_dispatch._frames import Frame, WireFrame
 
 
-class Lane(Enum):
+class Lane(IntEnum):
     """Which of the waiting frames go first: `Outbox.peek` goes by this order."""
 
     RESTORE = 0
@@ -37,6 +37,7 @@ class Request:
 
     Args:
         frame: what to send.
+        text: its JSON text, where that is known already: a request is encoded once.
         safe: whether it may be sent once more if the connection drops under it.
         answered: whether an answer is expected; without, it is done when it is written.
         lane: which frames it goes before.
@@ -56,12 +57,14 @@ class Request:
         "lane",
         "on_done",
         "safe",
+        "text",
         "written",
     )
 
     def __init__(
         self,
         frame: Frame,
+        text: bytes | None = None,
         *,
         safe: bool = False,
         answered: bool = True,
@@ -69,6 +72,7 @@ class Request:
         on_done: Callable[[Request], None] | None = None,
     ) -> None:
         self.frame = frame
+        self.text = text
         self.safe = safe
         self.answered = answered
         self.lane = lane
@@ -142,14 +146,15 @@ class Outbox:
 
     def __len__(self) -> int:
         """How many frames wait to be written."""
-        return sum(map(len, self._lanes))
+        restoring, again, calls = self._lanes
+        return len(restoring) + len(again) + len(calls)
 
     def __contains__(self, request: object) -> bool:
         return any(request in lane for lane in self._lanes)
 
     def put(self, request: Request) -> None:
         """Queue *request* at the end of its lane."""
-        self._lanes[request.lane.value][request] = None
+        self._lanes[request.lane][request] = None
 
     def peek(self, *, window_full: bool) -> Request | None:
         """The next to write; only a restoring one when the window is full."""
@@ -158,13 +163,20 @@ class Outbox:
                 return next(iter(lane))
         return None
 
+    def take(self, *, window_full: bool) -> Request | None:
+        """Take what `peek` would name."""
+        for lane in self._lanes[:1] if window_full else self._lanes:
+            if lane:
+                return lane.popitem(last=False)[0]
+        return None
+
     def remove(self, request: Request) -> None:
         """*request* waits no longer to be written."""
-        self._lanes[request.lane.value].pop(request, None)
+        self._lanes[request.lane].pop(request, None)
 
     def clear(self, lane: Lane) -> None:
         """Forget all that wait in *lane*."""
-        self._lanes[lane.value].clear()
+        self._lanes[lane].clear()
 
     def drain(self) -> list[Request]:
         """Take everything that waits to be written, in order."""
@@ -176,8 +188,10 @@ class Outbox:
     def watch(self, request: Request, timeout: float) -> None:
         """Watch *request*'s deadline, *timeout* seconds from now."""
         request.deadline = trio.current_time() + timeout
-        self._deadlines[request] = None
-        self._deadlines.move_to_end(request)
+        if request in self._deadlines:
+            self._deadlines.move_to_end(request)
+        else:
+            self._deadlines[request] = None
 
     def unwatch(self, request: Request) -> None:
         """*request* is done."""

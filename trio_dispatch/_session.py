@@ -37,9 +37,8 @@ import itertools
 from collections import deque
 from datetime import datetime
 from enum import Enum
-from typing import Final, NamedTuple
+from typing import Final
 
-import attrs
 import msgspec
 
 from trio_dispatch._codecs import (
@@ -59,7 +58,7 @@ LATE_ANSWERS: Final = 4_096
 """How many forgotten requests a `FrameSession` remembers, to drop their answers quietly."""
 
 
-class Payload(NamedTuple):
+class Payload(msgspec.Struct, frozen=True):
     """One message to write."""
 
     data: bytes
@@ -80,8 +79,7 @@ class State(Enum):
     """
 
 
-@attrs.frozen
-class Ready:
+class Ready(msgspec.Struct, frozen=True):
     """The session is established."""
 
     session_id: str | None
@@ -89,45 +87,39 @@ class Ready:
     ts: datetime | None
 
 
-@attrs.frozen
-class Refused:
+class Refused(msgspec.Struct, frozen=True):
     """The server refused ``auth``, and will drop the connection."""
 
     error: ErrorBody
 
 
-@attrs.frozen
-class Answer:
+class Answer(msgspec.Struct, frozen=True):
     """The response to a request that is still waited for."""
 
     id: str
     frame: WireFrame
 
 
-@attrs.frozen
-class Failure:
+class Failure(msgspec.Struct, frozen=True):
     """The error that answers a request that is still waited for."""
 
     id: str
     error: ErrorBody
 
 
-@attrs.frozen
-class Pong:
+class Pong(msgspec.Struct, frozen=True):
     """The answer to `FrameSession.ping`."""
 
     id: str
 
 
-@attrs.frozen
-class Push:
+class Push(msgspec.Struct, frozen=True):
     """An event that the server sent unasked."""
 
     frame: WireFrame
 
 
-@attrs.frozen
-class Stray:
+class Stray(msgspec.Struct, frozen=True):
     """A frame that answers nothing and is no event."""
 
     frame: WireFrame
@@ -145,6 +137,9 @@ class _Owed(Enum):
     HEARTBEAT = 2
     HANDLER = 3
     """The frame was sent without asking for an answer, which will be a stray one."""
+
+
+_CALLER: Final = _Owed.CALLER
 
 
 class FrameSession:
@@ -187,8 +182,13 @@ class FrameSession:
         self._expect(State.NEW)
         self._state = State.READY
 
-    def request(self, frame: Frame) -> str:
+    def request(self, frame: Frame, text: bytes | None = None) -> str:
         """Send *frame* and expect its answer.
+
+        Args:
+            frame: what to send.
+            text: its JSON text, if that is known already; used where the frame has no id, and the
+                format is JSON.
 
         Returns:
             The frame's id; a frame without one gets one.
@@ -197,7 +197,14 @@ class FrameSession:
             ValueError: a frame of the same id is still unanswered.
         """
         self._expect(State.READY)
-        return self._send_tracked(frame, _Owed.CALLER)
+        if text is None or frame.id or self._codec is not JSON:
+            return self._send_tracked(frame, _Owed.CALLER)
+        id = self._new_id()
+        self._unanswered[id] = _CALLER
+        encoded = JSON.with_id(text, id)
+        self._requests.append(Payload(encoded, False))
+        self._request_bytes += len(encoded)
+        return id
 
     def send(self, frame: Frame) -> None:
         """Send *frame*, expecting nothing. Whatever answers it is a `Stray`."""
@@ -281,7 +288,7 @@ class FrameSession:
         owed = self._unanswered.pop(id, None)
         if owed is None:
             return self._unowed(id, frame)
-        if owed is _Owed.CALLER:
+        if owed is _CALLER:
             if frame.type == FrameType.ERROR or frame.error is not None:
                 return Failure(id, frame.error or ErrorBody())
             return Answer(id, frame)
@@ -331,8 +338,10 @@ class FrameSession:
         self._request_bytes += len(payload.data)
 
     def _new_id(self) -> str:
-        # A caller may have chosen the same id for a frame of its own.
-        return next(id for n in self._ids if (id := f"t{n}") not in self._unanswered)
+        id = f"t{next(self._ids)}"
+        while id in self._unanswered:  # a caller has chosen it for a frame of its own
+            id = f"t{next(self._ids)}"
+        return id
 
     def _encode(self, frame: Frame) -> Payload:
         return Payload(self._codec.encode(frame), self._codec.binary)
@@ -387,19 +396,16 @@ class DispatchSession(FrameSession):
         # the binary codecs recognize JSON by its first byte.
         self._codec = self._formats[self._wish]
 
-    def request(self, frame: Frame) -> str:
-        """Send *frame* and expect its answer.
-
-        Returns:
-            The frame's id; a frame without one gets one.
+    def request(self, frame: Frame, text: bytes | None = None) -> str:
+        """Send *frame* and expect its answer; as for any session.
 
         Raises:
             ValueError: a frame of the same id is still unanswered, or *frame* grants credits,
                 which servers never answer.
         """
-        if _only_grants(frame):
+        if frame.credits and _only_grants(frame):
             raise ValueError("a frame with credits is never answered: send it without waiting")
-        return super().request(frame)
+        return super().request(frame, text)
 
     def send(self, frame: Frame) -> None:
         """Send *frame*, for whose answer nobody waits: it comes back as a `Stray`."""
@@ -427,9 +433,8 @@ class DispatchSession(FrameSession):
     # The transitions.
 
     def _act(self, frame: WireFrame) -> Outcome | None:
-        action = _TRANSITIONS.get((self._state, frame.type))
-        if action is None:
-            action = _TRANSITIONS.get((self._state, "*"))
+        actions = _ACTIONS[self._state.name]
+        action = actions.get(frame.type) or actions.get("*")
         if action is None:
             raise ProtocolError(
                 f"the server sent a frame of type {frame.type!r} while {self._state.value}"
@@ -490,3 +495,9 @@ _TRANSITIONS: Final = {
     (State.READY, "*"): DispatchSession._on_other,
 }
 """Every (state, type) pair that the protocol allows; all others are the server's mistake."""
+
+_ACTIONS: Final = {
+    state.name: {type: action for (at, type), action in _TRANSITIONS.items() if at is state}
+    for state in State
+}
+"""The same by state, as this is looked up for every frame, and pairs of enums hash slowly."""

@@ -323,28 +323,28 @@ class Subscriptions:
                     return
                 source.last_event = occurrence.ts or source.last_event
                 wanted = source.users
-            matched: dict[Subscription, set[str]] = {}
-            for name in occurrence.channels(with_queue=self._queues > 0):
-                for user in self._matching.get(name, ()):
-                    if wanted is None or user in wanted:
-                        matched.setdefault(user, set()).add(name)
-            if not matched:
+            names = occurrence.channels(with_queue=self._queues > 0)
+            names = [name for name in names if name in self._matching]
+            if not names:
                 return
             fields = occurrence.fields()
         except (msgspec.DecodeError, UnicodeError, RecursionError) as exc:
             self.undecodable += 1
             _log.warning("an event could not be read and was dropped: %s", exc)
             return
-        for user, names in matched.items():
-            user.put(
-                Event(
-                    type=occurrence.type,
-                    ts=occurrence.ts,
-                    topic=occurrence.topic,
-                    data=fields,
-                    channels=tuple(name for name in user.channels if name in names),
-                )
-            )
+        type, ts, topic = occurrence.type, occurrence.ts, occurrence.topic
+        if len(names) == 1:
+            # The usual case: one event serves everybody, as all of them matched the same.
+            event = Event(type=type, ts=ts, topic=topic, data=fields, channels=(names[0],))
+            for user in self._matching[names[0]]:
+                if wanted is None or user in wanted:
+                    user.put(event)
+            return
+        users = dict.fromkeys(user for name in names for user in self._matching[name])
+        for user in users:
+            if wanted is None or user in wanted:
+                matched = tuple(name for name in user.channels if name in names)
+                user.put(Event(type=type, ts=ts, topic=topic, data=fields, channels=matched))
 
 
 class Subscription(trio.abc.ReceiveChannel[Event]):
@@ -448,6 +448,19 @@ class Subscription(trio.abc.ReceiveChannel[Event]):
             await trio.lowlevel.checkpoint()
             raise RuntimeError("enter the subscription first: async with client.subscribe(…)")
         return await self._mailbox.receive()
+
+    async def __anext__(self) -> Event:
+        """`receive`, for loops: the end of the channel ends the loop.
+
+        Each turn of the loop can be cancelled. Where events are stored, every 16th gives other
+        tasks a turn.
+        """
+        if not self._entered:
+            return await self.receive()
+        try:
+            return await self._mailbox.receive_in_a_row()
+        except trio.EndOfChannel:
+            raise StopAsyncIteration from None
 
     def receive_nowait(self) -> Event:
         """Take the next event if there is one; else raise `trio.WouldBlock`."""

@@ -251,3 +251,22 @@ async def test_the_late_answer_to_a_cancelled_request_is_dropped_quietly(
                 carried_out_all_the_same += 1  # it had been written, so it went out whole
         assert carried_out_all_the_same > 0
         assert client.statistics().link.strays == 0
+
+
+@pytest.mark.wires(*WEBSOCKETS)
+async def test_a_request_that_is_alone_is_written_on_the_spot(
+    autojump_clock: trio.testing.MockClock, wire: str
+) -> None:
+    if wire.startswith("trio-websocket"):
+        pytest.skip("that library writes in its own time")
+    server = make_server()
+    async with server.run(), running(memory_client(server)) as client:
+        await client.stats()  # what belongs to the beginning has been written
+        async with trio.open_nursery() as nursery:
+            before = client.statistics().link.frames_sent
+            nursery.start_soon(client.enqueue, "noop")
+            nursery.start_soon(client.enqueue, "noop")
+            await trio.lowlevel.checkpoint()
+            # One of them has gone out, and the other is with the writer.
+            assert client.statistics().link.frames_sent == before + 1
+        assert len(server.jobs()) == 2

@@ -16,7 +16,6 @@ import trio
 
 from trio_dispatch._url import Address
 from trio_dispatch._websocket._base import Transport, TransportClosed, UpgradeRefused
-from trio_dispatch._websocket._opcodes import OpcodeTurner
 from trio_dispatch._websocket._stream import WireStream, dial
 
 __all__ = [
@@ -104,9 +103,9 @@ async def open_transport(
             )
         from trio_dispatch._websocket import _trio_websocket
 
-        if not text_is_utf8:
-            wire.turner = OpcodeTurner()
-        return await _trio_websocket.upgrade(nursery, wire, address, headers, max_message_size)
+        return await _trio_websocket.upgrade(
+            nursery, wire, address, headers, max_message_size, text_is_utf8=text_is_utf8
+        )
     except BaseException:
         await trio.aclose_forcefully(wire)
         raise

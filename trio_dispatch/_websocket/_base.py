@@ -41,6 +41,14 @@ class Transport(Protocol):
             TransportClosed: the connection is over.
         """
 
+    @property
+    def can_send_now(self) -> bool:
+        """Whether `send_now` may be called: it can, and nothing else is being written."""
+        ...
+
+    def send_now(self, payloads: Sequence[Payload]) -> None:
+        """Write *payloads* without waiting, from any task; what does not go is `pending`."""
+
     async def flush(self) -> None:
         """Write what is `pending`. For the task that sends.
 

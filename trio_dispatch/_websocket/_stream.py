@@ -5,12 +5,11 @@ from __future__ import annotations
 import contextlib
 import socket
 import ssl
-from typing import Final
+from typing import Final, cast
 
 import trio
 
 from trio_dispatch._url import Address
-from trio_dispatch._websocket._opcodes import OpcodeTurner
 
 PIECE: Final = 64 * 1024
 """The most bytes written at once; a write that moves on piece by piece is slow, not stuck."""
@@ -23,8 +22,9 @@ async def dial(address: Address, ssl_context: ssl.SSLContext | None) -> trio.abc
         OSError: there is no connection.
         trio.BrokenResourceError: the TLS handshake failed.
     """
-    stream = await trio.open_tcp_stream(address.host, address.port)
-    _keep_alive(stream)
+    socket_stream = await trio.open_tcp_stream(address.host, address.port)
+    _keep_alive(socket_stream)
+    stream = EagerStream(socket_stream)
     if not address.secure:
         return stream
     secured = trio.SSLStream(
@@ -49,6 +49,74 @@ def _keep_alive(stream: trio.SocketStream) -> None:
             stream.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), seconds)
 
 
+class EagerStream(trio.abc.Stream):
+    """A TCP connection that writes at once where it can, and reads when there is something to read.
+
+    trio's own stream gives other tasks a turn at each write, and tries to read before it waits.
+    Both cost a request that is alone on its connection as much as its answer's decoding does
+    (measured: 92 µs of CPU for a round trip, 62 with this). It is for one task that writes and one
+    that reads; both give others a turn by themselves.
+    """
+
+    def __init__(self, stream: trio.SocketStream) -> None:
+        self._stream = stream
+        # The same socket, without trio's turns. Only its owner, the stream, closes it.
+        self._socket = socket.socket(fileno=stream.socket.fileno())
+        self._socket.setblocking(False)
+        self._closed = False
+
+    def send_nowait(self, data: bytes | memoryview) -> int:
+        """Write as much as goes without waiting. Returns how many bytes that were.
+
+        Raises:
+            trio.BrokenResourceError, trio.ClosedResourceError: as `send_all`.
+        """
+        self._check_open()
+        try:
+            return self._socket.send(data)
+        except BlockingIOError:
+            return 0
+        except OSError as exc:
+            raise trio.BrokenResourceError(f"the connection broke: {exc}") from exc
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        """Write *data*. Can be cancelled where it has to wait, and before it begins."""
+        await trio.lowlevel.checkpoint_if_cancelled()
+        view = memoryview(data)
+        while view:
+            view = view[self.send_nowait(view) :]
+            if len(view):
+                await trio.lowlevel.wait_writable(self._socket)
+
+    async def wait_send_all_might_not_block(self) -> None:
+        """Wait until something can be written."""
+        self._check_open()
+        await trio.lowlevel.wait_writable(self._socket)
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes:
+        """Wait until there is something, and read it; empty at the end. A checkpoint."""
+        while True:
+            self._check_open()
+            await trio.lowlevel.wait_readable(self._socket)
+            try:
+                return self._socket.recv(max_bytes or PIECE)
+            except BlockingIOError:
+                continue
+            except OSError as exc:
+                raise trio.BrokenResourceError(f"the connection broke: {exc}") from exc
+
+    async def aclose(self) -> None:
+        """Close the socket; whoever waits for it gets `trio.ClosedResourceError`."""
+        if not self._closed:
+            self._closed = True
+            self._socket.detach()
+        await self._stream.aclose()
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise trio.ClosedResourceError("this connection was closed")
+
+
 class WireStream(trio.abc.Stream):
     """A stream that writes in pieces, can hold writes back, and knows when one is stuck.
 
@@ -69,8 +137,6 @@ class WireStream(trio.abc.Stream):
         """Set when the handshake is over."""
         self.broken = trio.Event()
         """Set when the connection fails during the handshake."""
-        self.turner: OpcodeTurner | None = None
-        """Turns the opcodes of what is read."""
 
     @property
     def stuck_since(self) -> float | None:
@@ -108,6 +174,20 @@ class WireStream(trio.abc.Stream):
         finally:
             self._writing_since = None
 
+    def send_nowait(self, data: bytes) -> int:
+        """Write as much of *data* as goes at once: nothing, where the stream cannot say.
+
+        Returns:
+            How many bytes were written. An error waits for the next write to be told.
+        """
+        send = getattr(self._stream, "send_nowait", None)
+        if send is None or self._held is not None or self._behind or self._writing_since:
+            return 0
+        try:
+            return cast("int", send(data))
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            return 0
+
     async def wait_send_all_might_not_block(self) -> None:
         """As the stream below."""
         await self._stream.wait_send_all_might_not_block()
@@ -122,7 +202,7 @@ class WireStream(trio.abc.Stream):
         if not data and not self.upgraded:
             self.broken.set()
             raise trio.BrokenResourceError("the connection ended during the handshake")
-        return data if self.turner is None else self.turner.turn(data)
+        return data
 
     async def aclose(self) -> None:
         """Close the stream below."""

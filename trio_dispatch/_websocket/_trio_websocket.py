@@ -14,6 +14,7 @@ from trio_dispatch._groups import leaves
 from trio_dispatch._session import Payload
 from trio_dispatch._url import Address
 from trio_dispatch._websocket._base import TransportClosed, UpgradeRefused
+from trio_dispatch._websocket._splitter import FrameSplitter, ResponseHead
 from trio_dispatch._websocket._stream import WireStream
 
 _log = logging.getLogger("trio_dispatch.transport")
@@ -30,8 +31,14 @@ async def upgrade(
     address: Address,
     headers: Sequence[tuple[str, str]],
     max_message_size: int,
+    *,
+    text_is_utf8: bool,
 ) -> TrioWebSocketTransport:
-    """Do the handshake on *stream*; the library's reader task stays in *nursery*."""
+    """Do the handshake on *stream*; the library's tasks stay in *nursery*."""
+    inbox = Inbox()
+    splitting = SplittingStream(
+        stream, inbox, FrameSplitter(max_message_size, text_is_utf8=text_is_utf8)
+    )
 
     async def host(
         task_status: trio.TaskStatus[trio_websocket.WebSocketConnection],
@@ -45,7 +52,7 @@ async def upgrade(
                     handshake.start_soon(_raise_when_broken, stream)
                     connection = await trio_websocket.wrap_client_stream(
                         inner,
-                        stream,  # type: ignore[arg-type]  # any Stream will do, says its docstring
+                        splitting,  # type: ignore[arg-type]  # any Stream will do, says its docstring
                         address.host_header,
                         address.resource,
                         extra_headers=[(name.encode(), value.encode()) for name, value in headers],
@@ -55,6 +62,7 @@ async def upgrade(
                     )
                     handshake.cancel_scope.cancel()
                 stream.upgraded = started = True
+                inner.start_soon(inbox.fetch_from, connection)
                 task_status.started(connection)
         except Exception as exc:  # noqa: BLE001 - told apart below
             if started:
@@ -65,7 +73,7 @@ async def upgrade(
                 raise UpgradeRefused(cause.status_code, cause.body or b"") from cause
             raise TransportClosed(f"the WebSocket handshake failed: {cause}") from cause
 
-    return TrioWebSocketTransport(stream, await nursery.start(host))
+    return TrioWebSocketTransport(stream, inbox, await nursery.start(host))
 
 
 async def _raise_when_broken(stream: WireStream) -> None:
@@ -73,11 +81,111 @@ async def _raise_when_broken(stream: WireStream) -> None:
     raise TransportClosed("the connection ended during the handshake")
 
 
+class Inbox:
+    """Messages that came, from the splitter or from the library, for one reader."""
+
+    def __init__(self) -> None:
+        self._messages: list[bytes | str] = []
+        self._ended = False
+        self._changed = trio.lowlevel.ParkingLot()
+
+    def put(self, messages: Sequence[bytes | str]) -> None:
+        """Add *messages*."""
+        self._messages += messages
+        self._changed.unpark_all()
+
+    async def wait_empty(self) -> None:
+        """Wait until the reader has taken everything."""
+        while self._messages:
+            await self._changed.park()
+
+    async def take(self) -> list[bytes | str]:
+        """Wait until there is something, and take all of it; nothing, at the end."""
+        await trio.lowlevel.checkpoint_if_cancelled()
+        while not self._messages and not self._ended:
+            await self._changed.park()
+        messages, self._messages = self._messages, []
+        self._changed.unpark_all()
+        return messages
+
+    async def fetch_from(self, ws: trio_websocket.WebSocketConnection) -> None:
+        """Fetch the messages that the library has put together, until the connection ends."""
+        try:
+            while True:
+                self.put((await ws.get_message(),))
+        except trio_websocket.ConnectionClosed:
+            self._ended = True
+            self._changed.unpark_all()
+
+
+class SplittingStream(trio.abc.Stream):
+    """What the library reads: all but the messages that are whole in one frame.
+
+    Those go to *inbox*, and nothing is read before they have been taken.
+    """
+
+    def __init__(self, stream: WireStream, inbox: Inbox, splitter: FrameSplitter) -> None:
+        self._stream = stream
+        self._inbox = inbox
+        self._splitter = splitter
+        self._head: ResponseHead | None = ResponseHead()
+        self._refused = False
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
+        """Read until there is something for the library."""
+        while True:
+            others = b"" if self._head is not None else self._split(b"")
+            if others:
+                return others
+            await self._inbox.wait_empty()
+            data = await self._stream.receive_some(max_bytes)
+            if not data or self._refused:
+                return data
+            if self._head is not None:
+                return self._end_of_head(self._head, data)
+            others = self._split(data)
+            if others:
+                return others
+
+    def _end_of_head(self, head: ResponseHead, data: bytes | bytearray) -> bytes | bytearray:
+        end = head.find_end(data)
+        if end < 0:
+            return data
+        self._head = None
+        if not head.accepts:
+            self._refused = True
+            return data
+        # A server may send frames right behind its response; they wait in the splitter.
+        self._splitter.put_back(data[end:])
+        return data[:end]
+
+    def _split(self, data: bytes | bytearray) -> bytes:
+        messages, others = self._splitter.split(data)
+        if messages:
+            self._inbox.put(messages)
+        return others
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        """As the stream below."""
+        await self._stream.send_all(data)
+
+    async def wait_send_all_might_not_block(self) -> None:
+        """As the stream below."""
+        await self._stream.wait_send_all_might_not_block()
+
+    async def aclose(self) -> None:
+        """As the stream below."""
+        await self._stream.aclose()
+
+
 class TrioWebSocketTransport:
     """A `Transport` on trio-websocket."""
 
-    def __init__(self, stream: WireStream, ws: trio_websocket.WebSocketConnection) -> None:
+    def __init__(
+        self, stream: WireStream, inbox: Inbox, ws: trio_websocket.WebSocketConnection
+    ) -> None:
         self._stream = stream
+        self._inbox = inbox
         self._ws = ws
 
     @property
@@ -89,6 +197,15 @@ class TrioWebSocketTransport:
     def pending(self) -> bool:
         """The library's own task answers control frames."""
         return False
+
+    @property
+    def can_send_now(self) -> bool:
+        """The library writes in its own time."""
+        return False
+
+    def send_now(self, payloads: Sequence[Payload]) -> None:
+        """Not here."""
+        raise NotImplementedError
 
     async def flush(self) -> None:
         """Nothing is pending."""
@@ -110,11 +227,11 @@ class TrioWebSocketTransport:
             raise TransportClosed(self._how_it_ended()) from exc
 
     async def receive(self) -> Sequence[bytes | str]:
-        """Wait for one message."""
-        try:
-            return (await self._ws.get_message(),)
-        except trio_websocket.ConnectionClosed as exc:
-            raise TransportClosed(self._how_it_ended()) from exc
+        """Wait for messages."""
+        messages = await self._inbox.take()
+        if not messages:
+            raise TransportClosed(self._how_it_ended())
+        return messages
 
     async def aclose(self) -> None:
         """Close politely."""

@@ -20,12 +20,14 @@ import trio
 from websockets.client import ClientProtocol
 from websockets.exceptions import InvalidStatus
 from websockets.frames import Frame, Opcode
-from websockets.protocol import Event, State
+from websockets.protocol import State
 from websockets.uri import parse_uri
 
 from trio_dispatch._session import Payload
 from trio_dispatch._url import Address
 from trio_dispatch._websocket._base import TransportClosed, UpgradeRefused
+from trio_dispatch._websocket._joiner import join_messages
+from trio_dispatch._websocket._splitter import FrameSplitter, ResponseHead
 from trio_dispatch._websocket._stream import WireStream
 
 READ_SIZE: Final = 64 * 1024
@@ -63,7 +65,8 @@ async def upgrade(
     for name, value in headers:
         request.headers[name] = value
     protocol.send_request(request)
-    transport = WebsocketsTransport(stream, protocol, text_is_utf8=text_is_utf8)
+    splitter = FrameSplitter(max_message_size, text_is_utf8=text_is_utf8)
+    transport = WebsocketsTransport(stream, protocol, splitter)
     await transport.shake_hands()
     return transport
 
@@ -71,12 +74,17 @@ async def upgrade(
 class WebsocketsTransport:
     """A `Transport` on websockets' `ClientProtocol`."""
 
-    def __init__(self, stream: WireStream, protocol: ClientProtocol, *, text_is_utf8: bool) -> None:
+    def __init__(
+        self,
+        stream: WireStream,
+        protocol: ClientProtocol,
+        splitter: FrameSplitter,
+    ) -> None:
         self._stream = stream
+        self._splitter = splitter
         self._protocol = protocol
-        self._text_is_utf8 = text_is_utf8
         self._received: list[bytes | str] = []
-        """Messages that came with the end of the handshake, or before the end of the connection."""
+        """Messages that came, and were not fetched yet."""
         self._partial = bytearray()
         """What has come of a message in fragments."""
         self._is_text = False
@@ -103,10 +111,13 @@ class WebsocketsTransport:
         """Send the request and read the response."""
         try:
             await self._write()
-            events: list[Event] = []
-            while not events and self._protocol.handshake_exc is None:
-                self._feed(await self._stream.receive_some(READ_SIZE))
-                events = self._protocol.events_received()
+            head, end, data = ResponseHead(), -1, b""
+            while end < 0 and self._protocol.handshake_exc is None:
+                data = bytes(await self._stream.receive_some(READ_SIZE))
+                end = head.find_end(data)
+                # The library gets the response, and no byte more.
+                self._protocol.receive_data(data[:end] if end >= 0 and head.accepts else data)
+            self._protocol.events_received()
         except (trio.BrokenResourceError, trio.ClosedResourceError) as exc:
             raise TransportClosed("the connection ended during the handshake") from exc
         failure = self._protocol.handshake_exc
@@ -118,18 +129,30 @@ class WebsocketsTransport:
             raise TransportClosed(f"the WebSocket handshake failed: {cause}") from failure
         self._stream.upgraded = True
         # A server may send frames right behind its response.
-        self._take(events)
+        self._feed(data[end:])
 
     async def send(self, payloads: Sequence[Payload]) -> None:
         """Write *payloads*, and what is pending before them, at once."""
         if self._protocol.state is not State.OPEN:
             raise TransportClosed(self._how_it_ended())
-        for payload in payloads:
-            if payload.binary:
-                self._protocol.send_binary(payload.data)
-            else:
-                self._protocol.send_text(payload.data)
+        self._put(payloads)
         await self.flush()
+
+    @property
+    def can_send_now(self) -> bool:
+        """Whether the connection is open, and nothing waits to be written."""
+        return not self._to_write and not self._writing and self._protocol.state is State.OPEN
+
+    def send_now(self, payloads: Sequence[Payload]) -> None:
+        """Write *payloads*, or what goes of them, on the spot."""
+        self._put(payloads)
+        data = b"".join(self._to_write)
+        rest = data[self._stream.send_nowait(data) :]
+        self._to_write = [rest] if rest else []
+
+    def _put(self, payloads: Sequence[Payload]) -> None:
+        self._collect()
+        self._to_write.append(join_messages(payloads))
 
     async def flush(self) -> None:
         """Write what is pending."""
@@ -153,8 +176,11 @@ class WebsocketsTransport:
         except (trio.BrokenResourceError, trio.ClosedResourceError) as exc:
             self._end(self._how_it_ended())
             raise TransportClosed(self._how_it_ended()) from exc
-        self._feed(data)
-        self._take(self._protocol.events_received())
+        if data:
+            self._feed(data)
+        else:
+            self._protocol.receive_eof()
+            self._see_what_the_library_says()
         if self._ending is not None and not self._received:
             await self._finish()
         messages, self._received = self._received, []
@@ -180,15 +206,21 @@ class WebsocketsTransport:
     # What was read.
 
     def _feed(self, data: bytes | bytearray) -> None:
-        if data:
-            self._protocol.receive_data(data)
-        else:
-            self._protocol.receive_eof()
-        self._collect()
+        while self._ending is None:
+            messages, others = self._splitter.split(data)
+            if not self._closing:
+                # What comes after our close frame may be garbage (protocol, "WebSocket").
+                self._received += messages
+            if not others:
+                return
+            self._protocol.receive_data(others)
+            self._see_what_the_library_says()
+            data = b""
 
-    def _take(self, events: Sequence[Event]) -> None:
-        """Put messages together, and see how it ends."""
-        for frame in events:
+    def _see_what_the_library_says(self) -> None:
+        """Put fragments together, and see how it ends."""
+        self._collect()
+        for frame in self._protocol.events_received():
             if not isinstance(frame, Frame) or self._ending is not None:
                 continue
             if frame.opcode is Opcode.CLOSE:
@@ -196,20 +228,19 @@ class WebsocketsTransport:
             elif frame.opcode in _DATA:
                 if frame.opcode is not Opcode.CONT:
                     self._is_text = frame.opcode is Opcode.TEXT
-                if not frame.fin or self._partial:
-                    self._partial += frame.data
+                self._partial += frame.data
                 if frame.fin:
-                    whole = bytes(self._partial or frame.data)
+                    whole = bytes(self._partial)
                     self._partial.clear()
-                    self._on_message(whole)
+                    self._on_fragmented(whole)
         # The core raises nothing: it stops reading, and says why if one asks.
         if self._protocol.parser_exc is not None or self._protocol.state is State.CLOSED:
             self._end(self._how_it_ended())
 
-    def _on_message(self, data: bytes) -> None:
+    def _on_fragmented(self, data: bytes) -> None:
         if self._closing:
-            return  # what comes after our close frame may be garbage (protocol, "WebSocket")
-        if self._is_text and self._text_is_utf8 and not data.isascii():
+            return
+        if self._is_text:
             try:
                 data.decode()
             except UnicodeDecodeError as exc:
