@@ -112,7 +112,7 @@ def docs(session: nox.Session) -> None:
 
 @nox.session
 def bench(session: nox.Session) -> None:
-    """Run the benchmarks."""
+    """Measure, beside plain loops on the same libraries; `-- --write` updates the documentation."""
     scripts = sorted(BENCHMARKS.glob("bench_*.py"))
     if not scripts:
         session.skip("there are no benchmarks yet")

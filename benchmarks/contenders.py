@@ -156,7 +156,7 @@ class Ours:
             async with self.client.subscribe("jobs", buffer=events) as stored:
                 before = rss()
                 await self.request("bench.events", {"events": events})
-                while stored.statistics().buffered < events:
+                while stored.statistics().stored < events:
                     await self.trio.sleep(0.01)
                 gc.collect()
                 figures["10,000 events"] = rss() - before

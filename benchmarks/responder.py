@@ -217,8 +217,12 @@ class Peer(asyncio.Protocol):
     def send(self, out: list[bytes]) -> None:
         data = b"".join(out)
         if self.delay:
-            asyncio.get_running_loop().call_later(self.delay, self.transport.write, data)
+            asyncio.get_running_loop().call_later(self.delay, self.write, data)
         else:
+            self.transport.write(data)
+
+    def write(self, data: bytes) -> None:
+        if not self.transport.is_closing():
             self.transport.write(data)
 
     def act(self, payload: bytes, out: list[bytes]) -> None:

@@ -86,6 +86,8 @@ class Client:
     def __init__(self, settings: LinkSettings, max_concurrent_runs: int) -> None:
         self._by_http = settings.addresses[0].is_http
         self._subscriptions = Subscriptions(shared=not self._by_http)
+        self.on_push = self._subscriptions.on_push
+        """For the link."""
         self._link = Link(settings, self)
         self._subscriptions.use(self._link)
         self._run_connections = RunConnections(settings, max_concurrent_runs, self.why_ended)
@@ -439,10 +441,6 @@ class Client:
     def on_channel_lost(self, channel: str) -> None:
         """For the link."""
         self._subscriptions.on_channel_lost(channel)
-
-    def on_push(self, frame: WireFrame) -> None:
-        """For the link."""
-        self._subscriptions.on_push(frame)
 
     def on_stray(self, frame: WireFrame) -> None:
         """For the link, which counts and logs it."""

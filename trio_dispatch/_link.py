@@ -109,6 +109,8 @@ class Link:
         self._log = settings.logger
         self._timeout = settings.request_timeout
         self._observer = observer
+        self.on_push = observer.on_push
+        """An event came. The observer's own, as events are many."""
         self.outbox = Outbox()
         self._connection: AnyConnection | None = None
         self._scope = trio.CancelScope()
@@ -359,10 +361,6 @@ class Link:
     def on_channel_lost(self, channel: str) -> None:
         """A channel's events come no more."""
         self._observer.on_channel_lost(channel)
-
-    def on_push(self, frame: WireFrame) -> None:
-        """An event came."""
-        self._observer.on_push(frame)
 
     def on_stray(self, frame: WireFrame) -> None:
         """A frame came that nobody waits for."""

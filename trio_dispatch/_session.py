@@ -405,7 +405,7 @@ class DispatchSession(FrameSession):
         """
         if frame.credits and _only_grants(frame):
             raise ValueError("a frame with credits is never answered: send it without waiting")
-        return super().request(frame, text)
+        return FrameSession.request(self, frame, text)
 
     def send(self, frame: Frame) -> None:
         """Send *frame*, for whose answer nobody waits: it comes back as a `Stray`."""

@@ -10,8 +10,10 @@ import trio
 import trio.testing
 
 from tests.client.support import EITHER_LIBRARY, WEBSOCKETS, make_server, memory_client
-from trio_dispatch import Client, EnqueueRequest
+from trio_dispatch import Client, EnqueueRequest, Frame
+from trio_dispatch._connection import GROUP
 from trio_dispatch._open import running
+from trio_dispatch._requests import Request
 from trio_dispatch.server import Server
 
 pytestmark = pytest.mark.wires(*WEBSOCKETS)
@@ -262,11 +264,13 @@ async def test_a_request_that_is_alone_is_written_on_the_spot(
     server = make_server()
     async with server.run(), running(memory_client(server)) as client:
         await client.stats()  # what belongs to the beginning has been written
-        async with trio.open_nursery() as nursery:
-            before = client.statistics().link.frames_sent
-            nursery.start_soon(client.enqueue, "noop")
-            nursery.start_soon(client.enqueue, "noop")
-            await trio.lowlevel.checkpoint()
-            # One of them has gone out, and the other is with the writer.
-            assert client.statistics().link.frames_sent == before + 1
-        assert len(server.jobs()) == 2
+        requests = [Request(Frame(type="request", method="stats")) for _ in range(GROUP + 2)]
+        sent = []
+        before = client.statistics().link.frames_sent
+        for request in requests:
+            client._link.submit(request)
+            sent.append(client.statistics().link.frames_sent - before)
+        # The first at once; the others wait for the writer, or until they are a group.
+        assert sent == [1] * GROUP + [GROUP + 1] * 2
+        await trio.sleep(1)
+        assert all(request.answer is not None for request in requests)
