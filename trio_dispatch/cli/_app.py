@@ -11,7 +11,13 @@ from cyclopts import App, CycloptsError
 from trio_dispatch import __version__
 from trio_dispatch.cli._call import call
 from trio_dispatch.cli._demo_command import demo
+from trio_dispatch.cli._doctor_command import doctor
 from trio_dispatch.cli._exits import Exit, UsageError, complain
+from trio_dispatch.cli._jobs_commands import enqueue, job_app
+from trio_dispatch.cli._serve_command import serve
+from trio_dispatch.cli._top_command import top
+from trio_dispatch.cli._watch_commands import stats, watch
+from trio_dispatch.cli._workflow_commands import event_app, workflow_app
 
 app = App(
     name="trio-dispatch",
@@ -19,8 +25,11 @@ app = App(
     help_format="markdown",
     version=__version__,
 )
-app.command(call)
-app.command(demo)
+for function in (demo, serve, enqueue, watch, stats, top, call, doctor):
+    app.command(function)
+for commands in (job_app, workflow_app, event_app):
+    app.command(commands)
+app.register_install_completion_command(name="--install-completion")  # pyright: ignore[reportUnknownMemberType]
 
 
 def run(arguments: Sequence[str]) -> int:

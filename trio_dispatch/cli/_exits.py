@@ -7,7 +7,7 @@ code what happened
 1    something did not
 2    the command was used wrongly, or is not installed whole
 3    no connection to the server, or it was lost
-4    the server refused the token
+4    the server refused the token, or the token may not do that
 130  Ctrl-C
 ==== ==============================================================
 """
@@ -29,6 +29,7 @@ from trio_dispatch import (
     ConnectFailed,
     ConnectionLost,
     DispatchError,
+    PermissionDenied,
 )
 from trio_dispatch._groups import leaves
 
@@ -108,6 +109,9 @@ def _explain(errors: list[BaseException]) -> Exit | None:
             complain(
                 f"the server refused the token ({error.message}); see --token and DISPATCH_TOKEN"
             )
+            return Exit.REFUSED
+        if isinstance(error, PermissionDenied):
+            complain(f"the token may not do that: {error}")
             return Exit.REFUSED
     for error in told:
         if isinstance(error, (ConnectFailed, ConnectionLost, ClientClosed)):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import sys
+from collections.abc import Iterable, Mapping
 from datetime import date, timedelta
 from typing import Annotated, TypeAlias, cast
 
@@ -24,17 +26,29 @@ JsonOption: TypeAlias = Annotated[
 
 
 def plain(value: object) -> object:
-    """What JSON has for it: models become mappings, times ISO 8601, durations seconds."""
+    """What JSON has for it.
+
+    Models become mappings (of stored bytes, what they mean), times ISO 8601, durations seconds,
+    bytes text where they are, and base64 where not.
+    """
     kind: type = type(value)
     if attrs.has(kind):
-        fields = attrs.fields_dict(kind)
-        return {name: plain(getattr(value, name)) for name in fields if not name.startswith("_")}
+        names = [name for name in attrs.fields_dict(kind) if not name.startswith("_")]
+        return {
+            name.removesuffix("_bytes"): plain(getattr(value, name.removesuffix("_bytes")))
+            for name in names
+        }
     if isinstance(value, date):
         return value.isoformat()
     if isinstance(value, timedelta):
         return value.total_seconds()
-    if isinstance(value, dict):
-        members = cast("dict[object, object]", value)
+    if isinstance(value, (bytes, bytearray)):
+        try:
+            return value.decode()
+        except UnicodeDecodeError:
+            return base64.b64encode(value).decode()
+    if isinstance(value, Mapping):
+        members = cast("Mapping[object, object]", value)
         return {str(key): plain(member) for key, member in members.items()}
     if isinstance(value, (list, tuple, set, frozenset)):
         return [plain(item) for item in cast("list[object]", value)]
@@ -53,3 +67,9 @@ def print_line(text: str = "") -> None:
     """Print one line, safe for a terminal."""
     sys.stdout.write(readable(text) + "\n")
     sys.stdout.flush()
+
+
+def print_lines(lines: Iterable[str]) -> None:
+    """Print lines."""
+    for line in lines:
+        print_line(line)

@@ -1,0 +1,163 @@
+"""What ``trio-dispatch top`` knows: events counted. No terminal, no client, no clock of its own."""
+
+from __future__ import annotations
+
+import heapq
+from collections import Counter, OrderedDict, deque
+from datetime import datetime
+from typing import Final, cast
+
+import attrs
+
+from trio_dispatch import Event, Stats, StreamGap
+
+WINDOW: Final = 10.0
+"""Seconds over which rates are taken."""
+REMEMBERED: Final = 10_000
+"""Jobs and runs whose states are kept; the oldest are forgotten."""
+SLOWEST: Final = 20
+FAILURES: Final = 50
+
+_JOB_STATES: Final = {
+    "job.enqueued": "pending",
+    "job.started": "running",
+    "job.retrying": "retrying",
+    "job.completed": "completed",
+    "job.dlq": "failed",
+    "job.cancelled": "cancelled",
+}
+_RUN_ENDS: Final = frozenset({"workflow.completed", "workflow.failed"})
+_FAILURES: Final = frozenset({"job.failed", "job.dlq", "workflow.failed", "workflow.step_failed"})
+STATES: Final = ("pending", "running", "retrying", "completed", "failed", "cancelled")
+
+
+@attrs.define
+class SeenJob:
+    """A job, as far as events have told."""
+
+    id: str
+    name: str = ""
+    queue: str = ""
+    state: str = "pending"
+
+
+@attrs.frozen
+class Failure:
+    """Something that went wrong."""
+
+    ts: datetime | None
+    type: str
+    name: str
+    error: str
+
+
+@attrs.define
+class TopBoard:
+    """Everything on the screen, from events and statistics."""
+
+    events: int = 0
+    gaps: int = 0
+    dropped: int = 0
+    stats: Stats | None = None
+    connected: bool = True
+    connections: int = 0
+    jobs: OrderedDict[str, SeenJob] = attrs.field(factory=OrderedDict[str, SeenJob])
+    runs: OrderedDict[str, str] = attrs.field(factory=OrderedDict[str, str])
+    failures: deque[Failure] = attrs.field(factory=lambda: deque[Failure](maxlen=FAILURES))
+    ended: Counter[str] = attrs.field(factory=Counter[str])
+    """How many jobs have ended so, while this watched."""
+    _slow: list[tuple[float, str, str]] = attrs.field(factory=list[tuple[float, str, str]])
+    _recent: deque[tuple[float, str]] = attrs.field(factory=deque[tuple[float, str]])
+
+    def add(self, event: Event, now: float) -> None:
+        """Count an event that came at *now*, in seconds."""
+        if isinstance(event, StreamGap):
+            self.gaps += 1
+            return
+        self.events += 1
+        self._recent.append((now, event.type))
+        name = self._text(event, "job_name") or self._text(event, "name")
+        if event.job_id and event.type in _JOB_STATES:
+            self._on_job(event, event.job_id, name)
+        elif event.run_id:
+            self._on_run(event, event.run_id, name)
+        if event.type in _FAILURES:
+            error = self._text(event, "error")
+            self.failures.append(Failure(event.ts, event.type, name or event.topic, error))
+
+    def _on_job(self, event: Event, job_id: str, name: str) -> None:
+        job = self.jobs.pop(job_id, None) or SeenJob(job_id)
+        job.name = name or job.name
+        job.queue = self._text(event, "queue") or job.queue
+        job.state = _JOB_STATES[event.type]
+        if job.state in {"completed", "failed", "cancelled"}:
+            self.ended[job.state] += 1
+        self.jobs[job_id] = job
+        if len(self.jobs) > REMEMBERED:
+            self.jobs.popitem(last=False)
+        elapsed = event.data.get("elapsed_ms")
+        if event.type == "job.completed" and isinstance(elapsed, (int, float)):
+            heapq.heappush(self._slow, (float(elapsed), job.name, job_id))
+            if len(self._slow) > SLOWEST:
+                heapq.heappop(self._slow)
+
+    def _on_run(self, event: Event, run_id: str, name: str) -> None:
+        self.runs.pop(run_id, None)
+        if event.type not in _RUN_ENDS:
+            self.runs[run_id] = name
+            if len(self.runs) > REMEMBERED:
+                self.runs.popitem(last=False)
+
+    @staticmethod
+    def _text(event: Event, key: str) -> str:
+        found = event.data.get(key)
+        return found if isinstance(found, str) else ""
+
+    def rates(self, now: float) -> dict[str, float]:
+        """Events a second, of each type, over the last seconds; ``""`` is all of them."""
+        while self._recent and self._recent[0][0] <= now - WINDOW:
+            self._recent.popleft()
+        counts = Counter(type for _, type in self._recent)
+        counts[""] = len(self._recent)
+        return {type: count / WINDOW for type, count in counts.items()}
+
+    def states(self) -> dict[str, int]:
+        """How many jobs are in each state, of those that this has seen."""
+        counts = Counter(job.state for job in self.jobs.values())
+        return {state: self.ended.get(state, 0) or counts[state] for state in STATES}
+
+    def queues(self) -> list[tuple[str, Counter[str]]]:
+        """The queues with their jobs' states, the busiest first."""
+        found: dict[str, Counter[str]] = {}
+        for job in self.jobs.values():
+            found.setdefault(job.queue or "default", Counter())[job.state] += 1
+        open_jobs = ("pending", "running", "retrying")
+        return sorted(
+            found.items(),
+            key=lambda item: (-sum(item[1][state] for state in open_jobs), item[0]),
+        )
+
+    def slowest(self) -> list[tuple[float, str, str]]:
+        """The jobs that took longest: seconds, name, id."""
+        return [(ms / 1000, name, id) for ms, name, id in sorted(self._slow, reverse=True)]
+
+    def summary(self, now: float) -> dict[str, object]:
+        """All of it as plain values."""
+        rates = self.rates(now)
+        return {
+            "connected": self.connected,
+            "connections": self.connections,
+            "events": self.events,
+            "gaps": self.gaps,
+            "dropped": self.dropped,
+            "rates": {type or "all": rate for type, rate in sorted(rates.items())},
+            "jobs": self.states(),
+            "runs": len(self.runs),
+            "queues": {name: dict(counts) for name, counts in self.queues()},
+            "slowest": [
+                {"seconds": seconds, "name": name, "job_id": id}
+                for seconds, name, id in self.slowest()
+            ],
+            "failures": cast("list[object]", list(self.failures)),
+            "stats": self.stats,
+        }
