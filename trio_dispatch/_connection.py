@@ -3,8 +3,8 @@
 The writer alone waits on the sending side (measured: cancelling a caller inside trio-websocket's
 ``send_message`` breaks the connection for everybody), the reader alone on the receiving side, and
 the heartbeat only looks at the clock. While the writer writes nothing, a caller may write what goes
-without waiting: a plain call, which is over before anything can cancel it. None of them raises for a lost connection: they record why in
-`Connection.ending` and end the connection's own cancel scope.
+without waiting: a plain call, which is over before anything can cancel it. None of them raises for
+a lost connection: they record why in `Connection.ending` and end the connection's own cancel scope.
 """
 
 from __future__ import annotations

@@ -11,19 +11,17 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 import trio
 
+from tests.cli.serving import serving
 from tests.cli.showing import foreign_server
 from trio_dispatch import __version__
 from trio_dispatch.cli import main
 from trio_dispatch.cli._demo_plan import EMAIL
 from trio_dispatch.cli._exits import Exit
-from trio_dispatch.server import Server
 
 ROOT = Path(__file__).parents[2]
 COMMAND = [sys.executable, "-m", "trio_dispatch.cli"]
@@ -35,31 +33,6 @@ def _no_server_of_the_users(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("DISPATCH_URL", "DISPATCH_TOKEN"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
-
-
-@contextmanager
-def serving(server: Server) -> Iterator[str]:
-    """Serve in a thread; gives the URL."""
-    ready, urls = threading.Event(), list[str]()
-    stop: list[trio.lowlevel.TrioToken] = []
-    scope = trio.CancelScope()
-
-    async def serve() -> None:
-        with scope:
-            async with server.serve() as url:
-                urls.append(url)
-                stop.append(trio.lowlevel.current_trio_token())
-                ready.set()
-                await trio.sleep_forever()
-
-    thread = threading.Thread(target=trio.run, args=(serve,))
-    thread.start()
-    assert ready.wait(10)
-    try:
-        yield urls[0]
-    finally:
-        stop[0].run_sync_soon(scope.cancel)
-        thread.join(10)
 
 
 def test_the_demo_without_a_terminal_prints_lines_and_a_summary() -> None:

@@ -69,7 +69,10 @@ def _load(target: str) -> tuple[Server, Path]:
     except AttributeError as exc:
         raise UsageError(f"{module_name} has no {name!r}") from exc
     if not isinstance(found, Server) and callable(found):
-        found = found()
+        try:
+            found = found()
+        except Exception as exc:
+            raise UsageError(f"{target} is no server, and cannot be called: {exc}") from exc
     if not isinstance(found, Server):
         raise UsageError(f"{target} is a {type(found).__name__}, not a trio_dispatch.server.Server")
     file = getattr(module, "__file__", None)

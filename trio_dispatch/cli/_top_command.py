@@ -132,6 +132,11 @@ async def _draw(view: TopView, interval: float, count: int | None) -> None:
             await trio.sleep(FRAME_SECONDS)
 
 
+def _short(number: int) -> str:
+    """In four columns at most."""
+    return str(number) if number < 1_000 else f"{min(number // 1_000, 999)}k"
+
+
 class TopView:
     """The screen, laid out by the terminal's size alone.
 
@@ -185,6 +190,7 @@ class TopView:
                 for name in ("enqueued", "completed", "failed")
             ]
         ))  # fmt: skip
+        second.append(f"  runs {len(board.runs)}")
         if board.stats is not None:
             second.append(f"  sessions {board.stats.broker.subscriber_count}")
         if board.gaps or board.dropped:
@@ -197,8 +203,7 @@ class TopView:
         text = Text(no_wrap=True, overflow="ellipsis")
         for state, number in self._board.states().items():
             text.append(f"{state} ", _COLOURS[state])
-            text.append(f"{number:<6}")
-        text.append(f"runs {len(self._board.runs)}")
+            text.append(f"{_short(number):<4}")
         return Panel(text, title="jobs seen", title_align="left")
 
     def _queues(self, rows: int) -> RenderableType:

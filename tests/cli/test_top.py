@@ -1,0 +1,109 @@
+"""``top``: what it counts, and what it shows."""
+
+from __future__ import annotations
+
+import re
+from datetime import datetime, timezone
+
+import pytest
+
+from tests.cli.test_demo_view import SIZES, console, outline
+from trio_dispatch import Event, Stats, StreamGap
+from trio_dispatch.cli._top_board import REMEMBERED, WINDOW, TopBoard
+from trio_dispatch.cli._top_command import TopView
+
+AT = datetime(2026, 11, 21, 12, tzinfo=timezone.utc)
+
+
+def job(type: str, id: str = "job_1", **data: object) -> Event:
+    fields = {"job_id": id, "job_name": "send-email", "queue": "email", **data}
+    return Event(type=f"job.{type}", ts=AT, topic=f"job:{id}", data=fields)
+
+
+def run(type: str, id: str = "run_1", **data: object) -> Event:
+    fields = {"run_id": id, "name": "order", **data}
+    return Event(type=f"workflow.{type}", ts=AT, topic=f"workflow:{id}", data=fields)
+
+
+def filled() -> TopBoard:
+    board = TopBoard(stats=Stats())
+    for n in range(30):
+        id = f"job_{n:026}"
+        board.add(job("enqueued", id), 0.1 * n)
+        if n % 3:
+            board.add(job("started", id, queue=f"queue-{n % 7}"), 0.1 * n)
+        if n % 3 == 2:
+            board.add(job("completed", id, elapsed_ms=n * 100), 0.1 * n)
+        if n % 10 == 1:
+            board.add(job("dlq", id, error=f"no such\x1b customer {n} " + "x" * 200), 0.1 * n)
+    board.add(run("started"), 3)
+    board.add(run("failed", "run_2", error="out of stock"), 3)
+    return board
+
+
+def test_it_counts_states_rates_queues_and_runs() -> None:
+    board = TopBoard()
+    for type in ("enqueued", "started", "retrying"):
+        board.add(job(type), 1)
+    board.add(job("enqueued", "job_2", queue=""), 2)
+    board.add(run("started"), 2)
+    board.add(run("started", "run_2"), 2)
+    board.add(run("completed", "run_2"), 2)
+    assert board.states() == {
+        "pending": 1, "running": 0, "retrying": 1, "completed": 0, "failed": 0, "cancelled": 0
+    }  # fmt: skip
+    assert board.rates(3)[""] == 7 / WINDOW
+    assert board.rates(3)["job.enqueued"] == 2 / WINDOW
+    assert board.rates(1 + WINDOW)[""] == 4 / WINDOW
+    assert board.rates(100)[""] == 0
+    assert [name for name, _ in board.queues()] == ["default", "email"]
+    assert list(board.runs) == ["run_1"]
+    board.add(job("completed", elapsed_ms=1500), 3)
+    assert board.slowest() == [(1.5, "send-email", "job_1")]
+    assert board.states()["completed"] == 1
+
+
+def test_what_it_keeps_is_bounded_and_what_it_lost_is_counted() -> None:
+    board = TopBoard()
+    for n in range(REMEMBERED + 5):
+        board.add(job("completed", f"job_{n}", elapsed_ms=n), 0)
+        board.add(run("started", f"run_{n}"), 0)
+        board.add(job("failed", f"job_{n}"), 0)
+    assert len(board.jobs) == len(board.runs) == REMEMBERED
+    assert len(board.slowest()) == 20
+    assert board.slowest()[0][0] == (REMEMBERED + 4) / 1000
+    assert len(board.failures) == 50
+    assert board.states()["completed"] == REMEMBERED + 5
+    board.add(StreamGap(), 1)
+    assert board.summary(1)["gaps"] == 1
+
+
+@pytest.mark.parametrize("size", [*SIZES, (40, 10), (120, 24)])
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
+def test_the_screen_fits_and_stands_still(size: tuple[int, int], encoding: str) -> None:
+    screen = console(*size, encoding)
+
+    def frame(board: TopBoard) -> list[str]:
+        lines = screen.render_lines(
+            TopView(screen, board, "ws://host:8080/dwp").render(5), pad=False
+        )
+        return ["".join(segment.text for segment in line) for line in lines]
+
+    empty, full = frame(TopBoard()), frame(filled())
+    disconnected = filled()
+    disconnected.connected, disconnected.connections, disconnected.dropped = False, 3, 7
+    lost = frame(disconnected)
+    for lines in (empty, full, lost):
+        assert len(lines) == size[1]
+        assert max(map(len, lines)) <= size[0]
+        assert "\x1b" not in "".join(lines)
+    if encoding == "utf-8" and size in SIZES:
+        assert [re.sub(r"[^╭╰│]", " ", line)[:1] for line in empty] == [
+            re.sub(r"[^╭╰│]", " ", line)[:1] for line in full
+        ]
+        assert len(outline(empty)) == len(outline(full))
+        text = "\n".join(full)
+        for word in ("queue-", "no such", "send-email", "runs 1", "connected", "completed"):
+            assert word in text
+        assert "disconnected" in "\n".join(lost)
+        assert "dropped 7" in "\n".join(lost)
