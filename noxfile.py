@@ -111,6 +111,13 @@ def docs(session: nox.Session) -> None:
 
 
 @nox.session
+def pictures(session: nox.Session) -> None:
+    """Draw the pictures of the documentation."""
+    session.install(".[all]")
+    session.run("python", "docs/pictures.py")
+
+
+@nox.session
 def bench(session: nox.Session) -> None:
     """Measure, beside plain loops on the same libraries; `-- --write` updates the documentation."""
     scripts = sorted(BENCHMARKS.glob("bench_*.py"))

@@ -181,6 +181,8 @@ class TopView:
         link = Text("connected", "green") if board.connected else Text("disconnected", "bold red")
         if board.connections > 1:
             link.append(f", {board.connections - 1} times back", "dim")
+        if board.gaps or board.dropped:
+            link.append(f"  gaps {board.gaps}, dropped {board.dropped}", "yellow")
         first = Text.assemble(("trio-dispatch top", "bold"), "  ", self._where, "  ", link)
         rates = board.rates(now)
         second = Text("  ".join(
@@ -193,8 +195,6 @@ class TopView:
         second.append(f"  runs {len(board.runs)}")
         if board.stats is not None:
             second.append(f"  sessions {board.stats.broker.subscriber_count}")
-        if board.gaps or board.dropped:
-            second.append(f"  gaps {board.gaps}, dropped {board.dropped}", "yellow")
         for line in (first, second):
             line.truncate(width, overflow="ellipsis")
         return Text("\n").join([first, second])
