@@ -30,6 +30,7 @@ from trio_dispatch._errors import (
 )
 from trio_dispatch._finished_jobs import FinishedJobs
 from trio_dispatch._frames import ErrorBody, ErrorCode, Frame, FrameType, Method
+from trio_dispatch._instruments import Instrument, RequestRecord
 from trio_dispatch._jobs import EnqueueRequest, JobHandle
 from trio_dispatch._link import Link, LinkStatistics
 from trio_dispatch._link_events import Connected, ConnectionEvent, Disconnected, LinkEvents
@@ -75,6 +76,7 @@ __all__ = [
     "Frame",
     "FrameType",
     "InsecureTokenWarning",
+    "Instrument",
     "InternalError",
     "Job",
     "JobCancelled",
@@ -90,6 +92,7 @@ __all__ = [
     "PermissionDenied",
     "ProtocolError",
     "RequestError",
+    "RequestRecord",
     "RequestTimeout",
     "RunEvents",
     "RunHandle",

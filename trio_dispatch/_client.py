@@ -85,7 +85,9 @@ class Client:
 
     def __init__(self, settings: LinkSettings, max_concurrent_runs: int) -> None:
         self._by_http = settings.addresses[0].is_http
-        self._subscriptions = Subscriptions(shared=not self._by_http)
+        self._subscriptions = Subscriptions(
+            shared=not self._by_http, instruments=settings.instruments
+        )
         self.on_push = self._subscriptions.on_push
         """For the link."""
         self._link = Link(settings, self)

@@ -139,7 +139,7 @@ class _Batch:
         finally:
             self._cut = True
             for request in list(self._open):
-                request.finished = True
+                request.cancel()
                 self._link.withdraw(request)
 
     def _next(self) -> None:

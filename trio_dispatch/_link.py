@@ -41,7 +41,13 @@ from trio_dispatch._errors import (
     fresh,
 )
 from trio_dispatch._frames import Frame, WireFrame
-from trio_dispatch._link_events import Announcer, Connected, Disconnected, LinkEvents
+from trio_dispatch._link_events import (
+    Announcer,
+    Connected,
+    ConnectionEvent,
+    Disconnected,
+    LinkEvents,
+)
 from trio_dispatch._requests import Lane, Outbox, Request, timed_out
 from trio_dispatch._session import Ready
 from trio_dispatch._settings import LinkSettings
@@ -108,6 +114,7 @@ class Link:
         self._settings = settings
         self._log = settings.logger
         self._timeout = settings.request_timeout
+        self._instruments = settings.instruments
         self._observer = observer
         self.on_push = observer.on_push
         """An event came. The observer's own, as events are many."""
@@ -284,6 +291,8 @@ class Link:
             self.check_open()
         if self._timeout is not None:
             self.watch(request)
+        if self._instruments:
+            self._instruments.watch(request)
         self.outbox.put(request)
         if self._connection is not None:
             self._connection.wake()
@@ -347,7 +356,7 @@ class Link:
             away = trio.current_time() - self._lost_at
             self._log.info("connected to %s%s, back after %.3g s", shown, session, away)
         self._lost_at = None
-        self._announcer.tell(Connected(shown, ready.session_id))
+        self._announce(Connected(shown, ready.session_id))
         self._up.set()
         self._settled.set()
 
@@ -403,12 +412,17 @@ class Link:
         self._connection = None
         self._reject_all(self._error)
         self._up.set()
-        self._announcer.tell(Disconnected(self._error))
+        self._announce(Disconnected(self._error))
         self._announcer.end(self._error)
         self._observer.on_end(self._error)
         if self._error is not None:
             self._blocks.cancel()
         self._finished.set()
+
+    def _announce(self, event: ConnectionEvent) -> None:
+        self._announcer.tell(event)
+        if self._instruments:
+            self._instruments.connection(event)
 
     async def _supervise(self) -> None:
         settings = self._settings
@@ -436,7 +450,7 @@ class Link:
                 return
             delay = self._delay(failures)
             self._log.info("%s; dialling again in %.3g s", reason, delay)
-            self._announcer.tell(Disconnected(reason, delay))
+            self._announce(Disconnected(reason, delay))
             await trio.sleep(delay)
 
     def _new_connection(self) -> AnyConnection:

@@ -18,6 +18,7 @@ from trio_dispatch._client import Client
 from trio_dispatch._codecs import JSON, MSGPACK, Codec
 from trio_dispatch._connection import AnyConnection
 from trio_dispatch._errors import NotSupported
+from trio_dispatch._instruments import Instrument, Instruments
 from trio_dispatch._session import DispatchSession
 from trio_dispatch._settings import (
     LOGGER,
@@ -66,6 +67,7 @@ def make_client(
     max_message_size: int = 16 * 1024 * 1024,
     max_concurrent_runs: int = 16,
     logger: logging.Logger | None = None,
+    instruments: Sequence[Instrument] = (),
 ) -> Client:
     """Make a client, which does nothing yet. The options are those of `open_client`."""
     addresses = read_addresses(url, "ws", "wss", "http", "https")
@@ -109,6 +111,7 @@ def make_client(
         max_reconnect_attempts=max_reconnect_attempts,
         fail_first_connect=fail_first_connect,
         logger=logger or LOGGER,
+        instruments=Instruments(instruments, logger or LOGGER),
         new_session=lambda: DispatchSession(*_CODECS[format]),
         new_connection=_http_connection() if by_http else None,
     )
@@ -182,6 +185,7 @@ _OPTIONS: Final = """
         max_message_size: bytes per message at most, in both directions.
         max_concurrent_runs: workflow runs that this client starts at once; each has a connection.
         logger: where to log; ``trio_dispatch`` by default.
+        instruments: what is told of connections, requests and events.
 
     Raises:
         TypeError, ValueError: an argument cannot work.

@@ -56,6 +56,7 @@ class Request:
         "id",
         "lane",
         "on_done",
+        "on_end",
         "safe",
         "text",
         "written",
@@ -77,6 +78,8 @@ class Request:
         self.answered = answered
         self.lane = lane
         self.on_done = on_done
+        self.on_end: Callable[[str], None] | None = None
+        """Told how it ended, whoever waits for it: for instruments."""
         self.id = ""
         """The id on the wire, once written."""
         self.written = False
@@ -100,11 +103,20 @@ class Request:
         self.finished = True
         self.answer = answer
         self.error = error
+        if self.on_end is not None:
+            self.on_end("answered" if error is None else "failed")
         if self._task is not None:
             task, self._task = self._task, None
             trio.lowlevel.reschedule(task)
         elif self.on_done is not None:
             self.on_done(self)
+
+    def cancel(self) -> None:
+        """Nobody waits for it any more: whatever comes of it is dropped."""
+        if not self.finished:
+            self.finished = True
+            if self.on_end is not None:
+                self.on_end("cancelled")
 
     async def wait(self, give_up: Callable[[Request], None]) -> WireFrame | None:
         """Wait until the request is done, and return its answer (None if it expects none).
@@ -117,7 +129,7 @@ class Request:
 
         def abort(_: object) -> trio.lowlevel.Abort:
             self._task = None
-            self.finished = True
+            self.cancel()
             give_up(self)
             return trio.lowlevel.Abort.SUCCEEDED
 

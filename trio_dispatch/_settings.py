@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import attrs
 
+from trio_dispatch._instruments import Instruments
 from trio_dispatch._session import FrameSession
 from trio_dispatch._url import Address, parse_url
 from trio_dispatch._websocket import Connector, Library, choose_library
@@ -60,6 +61,7 @@ class LinkSettings:
     max_reconnect_attempts: int | None = None
     fail_first_connect: bool = True
     logger: logging.Logger = LOGGER
+    instruments: Instruments = attrs.field(factory=lambda: Instruments((), LOGGER))
     new_session: Callable[[], FrameSession] = FrameSession
     new_connection: (
         Callable[[Owner, Address, DialSettings, logging.Logger], AnyConnection] | None

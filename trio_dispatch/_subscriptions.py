@@ -34,6 +34,7 @@ import trio
 
 from trio_dispatch._channels import (
     CopyFilter,
+    Occurrence,
     covering_channel,
     read_occurrence,
     server_channel,
@@ -41,6 +42,7 @@ from trio_dispatch._channels import (
 )
 from trio_dispatch._errors import DispatchError
 from trio_dispatch._frames import Frame, FrameType, Method, WireFrame
+from trio_dispatch._instruments import Instruments
 from trio_dispatch._mailbox import Mailbox, Overflow
 from trio_dispatch._models import Event, StreamGap
 from trio_dispatch._requests import Lane, Request
@@ -110,10 +112,12 @@ class Subscriptions:
 
     Args:
         shared: whether one delivery serves all channels, as over a WebSocket.
+        instruments: what is told of events.
     """
 
-    def __init__(self, *, shared: bool = True) -> None:
+    def __init__(self, *, shared: bool = True, instruments: Instruments | None = None) -> None:
         self._shared = shared
+        self._instruments = instruments
         self._link: Sender
         self._channels: dict[str, _Channel] = {}
         self._matching: dict[str, dict[Subscription, None]] = {}
@@ -332,19 +336,49 @@ class Subscriptions:
             self.undecodable += 1
             _log.warning("an event could not be read and was dropped: %s", exc)
             return
+        self._deliver(occurrence, fields, names, wanted)
+
+    def _deliver(
+        self,
+        occurrence: Occurrence,
+        fields: dict[str, object],
+        names: list[str],
+        wanted: dict[Subscription, None] | None,
+    ) -> None:
+        """Give an event to all that want one of *names*, and, where that matters, are *wanted*."""
         type, ts, topic = occurrence.type, occurrence.ts, occurrence.topic
         if len(names) == 1:
             # The usual case: one event serves everybody, as all of them matched the same.
             event = Event(type=type, ts=ts, topic=topic, data=fields, channels=(names[0],))
-            for user in self._matching[names[0]]:
-                if wanted is None or user in wanted:
-                    user.put(event)
+            self._put(event, self._matching[names[0]], wanted)
             return
-        users = dict.fromkeys(user for name in names for user in self._matching[name])
+        for user in dict.fromkeys(user for name in names for user in self._matching[name]):
+            matched = tuple(name for name in user.channels if name in names)
+            event = Event(type=type, ts=ts, topic=topic, data=fields, channels=matched)
+            self._put(event, (user,), wanted)
+
+    def _put(
+        self,
+        event: Event,
+        users: Iterable[Subscription],
+        wanted: dict[Subscription, None] | None,
+    ) -> None:
+        if wanted is not None:
+            users = [user for user in users if user in wanted]
+        if self._instruments:
+            self._put_and_tell(event, list(users))
+            return
         for user in users:
-            if wanted is None or user in wanted:
-                matched = tuple(name for name in user.channels if name in names)
-                user.put(Event(type=type, ts=ts, topic=topic, data=fields, channels=matched))
+            user.put(event)
+
+    def _put_and_tell(self, event: Event, users: list[Subscription]) -> None:
+        assert self._instruments is not None
+        self._instruments.event(event, len(users))
+        for user in users:
+            before = user.dropped
+            user.put(event)
+            if user.dropped > before:
+                self._instruments.dropped(user.channels, user.dropped - before)
 
 
 class Subscription(trio.abc.ReceiveChannel[Event]):
