@@ -302,7 +302,11 @@ class Subscriptions:
             return next(filter(None, events), user.in_force_since)
         if last_frame is None:
             return user.in_force_since
-        known = [last_frame - LAG, self._last_event, user.in_force_since]
+        try:
+            before = last_frame - LAG
+        except OverflowError:  # a clock that stands at the first moment of the calendar
+            before = last_frame
+        known = [before, self._last_event, user.in_force_since]
         return max(time for time in known if time is not None)
 
     def on_end(self, error: DispatchError | None) -> None:
