@@ -110,6 +110,28 @@ def docs(session: nox.Session) -> None:
     session.run("sphinx-build", "-W", "--keep-going", "-b", "html", "docs", "docs/_build/html")
 
 
+@nox.session(python=PYTHONS)
+def release(session: nox.Session) -> None:
+    """Build, look into what was built, and run the demo from the wheel, on every Python."""
+    session.install("build", "twine")
+    folder = session.create_tmp()
+    for old in Path(folder).iterdir():
+        old.unlink()
+    session.run("python", "-m", "build", "--outdir", folder, silent=True)
+    session.run("python", "-m", "twine", "check", "--strict", *map(str, Path(folder).iterdir()))
+    (wheel,) = Path(folder).glob("*.whl")
+    (sdist,) = Path(folder).glob("*.tar.gz")
+    session.run("python", "tests/release.py", "contents", str(wheel), str(sdist))
+    for extra in ("", *PYPROJECT["project"]["optional-dependencies"]):
+        session.run("python", "-m", "venv", "--clear", f"{folder}/venv")
+        python = f"{folder}/venv/bin/python"
+        wanted = f"{wheel}[{extra}]" if extra else str(wheel)
+        session.run(python, "-m", "pip", "install", "-q", wanted, external=True)
+        session.run(python, "-P" if session.python != "3.10" else "-I", "tests/release.py",
+                    "installed", extra, external=True)  # fmt: skip
+    session.run(python, "-m", "trio_dispatch.cli", "demo", "--speed", "10", external=True)
+
+
 @nox.session
 def pictures(session: nox.Session) -> None:
     """Draw the pictures of the documentation."""
