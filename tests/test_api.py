@@ -8,6 +8,7 @@ from __future__ import annotations
 import enum
 import importlib
 import inspect
+import re
 from pathlib import Path
 from typing import Final
 
@@ -29,8 +30,8 @@ def parameters(function: object) -> str:
         return ""
     shown: list[str] = []
     for parameter in found:
-        text = {parameter.VAR_POSITIONAL: "*", parameter.VAR_KEYWORD: "**"}.get(parameter.kind, "")
-        text += parameter.name
+        stars = {parameter.VAR_POSITIONAL.name: "*", parameter.VAR_KEYWORD.name: "**"}
+        text = stars.get(parameter.kind.name, "") + parameter.name
         if parameter.kind is parameter.KEYWORD_ONLY:
             text += " (keyword)"
         elif parameter.kind is parameter.POSITIONAL_ONLY:
@@ -43,14 +44,31 @@ def parameters(function: object) -> str:
     return f"({', '.join(shown)})"
 
 
-def members(found: type) -> list[str]:
+def documented() -> tuple[dict[str, frozenset[str]], set[str]]:
+    """The members that the reference names, of the classes of which it does not name all.
+
+    And the classes that users do not make, of which it shows no parameters.
+    """
+    entry = re.compile(r"^\.\. auto\w+:: (\S+?)(\(\))?\n((?:   :.*\n)*)", re.MULTILINE)
+    found: dict[str, frozenset[str]] = {}
+    given: set[str] = set()
+    for page in sorted((FILE.parents[1] / "docs").glob("*reference.md")):
+        for name, brackets, options in entry.findall(page.read_text(encoding="utf-8")):
+            if brackets:
+                given.add(name)
+            if listed := re.search(r":members: (.+)", options):
+                found[name] = frozenset(listed[1].replace(" ", "").split(","))
+    return found, given
+
+
+def members(found: type, named: frozenset[str] | None) -> list[str]:
     """What of a class is ours and public."""
     shown: list[str] = []
     for owner in reversed(found.__mro__):
         if not owner.__module__.startswith("trio_dispatch"):
             continue
         for name, member in vars(owner).items():
-            if name.startswith("_"):
+            if name.startswith("_") or (named is not None and name not in named):
                 continue
             function = inspect.unwrap(getattr(member, "__func__", member))
             if callable(function):
@@ -63,6 +81,7 @@ def members(found: type) -> list[str]:
 def describe() -> str:
     """All of it, one thing on each line."""
     lines: list[str] = []
+    named, given = documented()
     for package in PACKAGES:
         module = importlib.import_module(package)
         for name in sorted(module.__all__):
@@ -70,9 +89,10 @@ def describe() -> str:
             if hasattr(found, "__supertype__"):  # a type of its own that is a string
                 lines.append(f"{package}.{name}: {found.__supertype__.__name__}")
             elif inspect.isclass(found):
-                made = "" if issubclass(found, enum.Enum) else parameters(found)
-                lines.append(f"{package}.{name}{made}")
-                lines += [f"{package}.{name}.{member}" for member in members(found)]
+                full = f"{package}.{name}"
+                made = full not in given and not issubclass(found, enum.Enum)
+                lines.append(full + (parameters(found) if made else ""))
+                lines += [f"{full}.{member}" for member in members(found, named.get(full))]
             elif callable(found):
                 lines.append(f"{package}.{name}{parameters(found)}")
             else:
