@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import select
+import subprocess
+import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -34,3 +39,44 @@ def serving(server: Server) -> Iterator[str]:
     finally:
         stop[0].run_sync_soon(scope.cancel)
         thread.join(10)
+
+
+def in_terminal(
+    arguments: list[str], size: tuple[int, int], environ: dict[str, str] | None = None
+) -> tuple[int, str]:
+    """Run the command in a pseudo-terminal of *size* (columns, lines): exit code and output."""
+    import fcntl
+    import pty
+    import struct
+    import termios
+
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", size[1], size[0], 0, 0))
+    kept = {k: v for k, v in os.environ.items() if k not in ("COLUMNS", "LINES", "NO_COLOR")}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "trio_dispatch.cli", *arguments],
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        env={**kept, **(environ or {}), "TERM": "xterm-256color", "PYTHONIOENCODING": "utf-8"},
+    )
+    os.close(theirs)
+    output = b""
+    deadline = time.monotonic() + 30
+    try:
+        while time.monotonic() < deadline:
+            if not select.select([ours], [], [], 1)[0]:
+                continue
+            try:
+                chunk = os.read(ours, 65536)
+            except OSError:  # the other end is closed
+                break
+            if not chunk:
+                break
+            output += chunk
+    finally:
+        os.close(ours)
+        if process.poll() is None and time.monotonic() >= deadline:
+            process.kill()
+        code = process.wait(10)
+    return code, output.decode()

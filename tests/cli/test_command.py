@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import os
 import re
-import select
 import signal
 import socket
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 
 import pytest
 import trio
 
-from tests.cli.serving import serving
+from tests.cli.serving import in_terminal, serving
 from tests.cli.showing import foreign_server
 from trio_dispatch import __version__
 from trio_dispatch.cli import main
@@ -56,41 +53,8 @@ def test_the_demo_without_a_terminal_prints_lines_and_a_summary() -> None:
 def test_the_demo_in_a_terminal_is_a_live_screen_and_leaves_a_summary(
     size: tuple[int, int],
 ) -> None:
-    import fcntl
-    import pty
-    import struct
-    import termios
-
-    ours, theirs = pty.openpty()
-    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", size[1], size[0], 0, 0))
-    environ = {k: v for k, v in os.environ.items() if k not in ("COLUMNS", "LINES", "NO_COLOR")}
-    process = subprocess.Popen(
-        [*COMMAND, "demo", "--speed", "10"],
-        stdin=theirs,
-        stdout=theirs,
-        stderr=theirs,
-        env={**environ, "TERM": "xterm-256color", "PYTHONIOENCODING": "utf-8"},
-    )
-    os.close(theirs)
-    output = b""
-    deadline = time.monotonic() + 30
-    try:
-        while time.monotonic() < deadline:
-            if not select.select([ours], [], [], 1)[0]:
-                continue
-            try:
-                chunk = os.read(ours, 65536)
-            except OSError:  # the other end is closed
-                break
-            if not chunk:
-                break
-            output += chunk
-    finally:
-        os.close(ours)
-        process.kill() if process.poll() is None and time.monotonic() >= deadline else None
-        code = process.wait(10)
+    code, text = in_terminal(["demo", "--speed", "10"], size)
     assert code == Exit.OK
-    text = output.decode()
     before, live = text.split("\x1b[?1049h")
     live, after = live.split("\x1b[?1049l")
     assert not before.strip()

@@ -20,8 +20,9 @@ from typing import Any
 
 import pytest
 import trio
+from rich.cells import cell_len
 
-from tests.cli.serving import serving
+from tests.cli.serving import in_terminal, serving
 from tests.cli.showing import QUIET
 from trio_dispatch.cli import main
 from trio_dispatch.cli._exits import Exit
@@ -469,3 +470,49 @@ def read_line(process: subprocess.Popen[str]) -> str:
     ready, _, _ = select.select([process.stdout], [], [], 20)
     assert ready, "nothing was printed"
     return process.stdout.readline()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there are no pseudo-terminals")
+@pytest.mark.parametrize("size", [(80, 24), (160, 48)])
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["watch", "firehose", "--count", "3"],
+        ["workflow", "run", "order", '{"id": "' + "x" * 200 + '"}'],
+        ["doctor"],
+        ["top", "--count", "1", "--interval", "0.6"],
+    ],
+    ids=lambda command: command[0],
+)
+def test_in_a_terminal_nothing_is_wider_than_it(
+    url: str, command: list[str], size: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
+    environ = {"DISPATCH_URL": url, "DISPATCH_TOKEN": "token"}
+    done = threading.Event()
+
+    async def keep_it_busy() -> None:
+        from trio_dispatch import open_client
+
+        async with open_client(url, token="token") as client:
+            while not done.is_set():
+                await client.enqueue("echo", "x" * 300, queue="a-queue-of-a-long-name-" + "y" * 60)
+                await trio.sleep(0.03)
+
+    thread = threading.Thread(target=trio.run, args=(keep_it_busy,))
+    thread.start()
+    try:
+        code, text = in_terminal(command, size, environ)
+    finally:
+        done.set()
+        thread.join(10)
+    assert code == Exit.OK, text
+    frames = text.replace("\x1b[H", "\n")
+    plain = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", frames)
+    shown = [line for line in plain.replace("\r", "").split("\n") if not line.startswith("input ")]
+    assert max(map(cell_len, shown)) <= size[0]
+    if command[0] == "top":
+        assert "\x1b[?1049h" in text
+        assert "\x1b[?1049l" in text
+    else:
+        assert len(plain.splitlines()) >= 3

@@ -106,4 +106,4 @@ def test_the_screen_fits_and_stands_still(size: tuple[int, int], encoding: str) 
         for word in ("queue-", "no such", "send-email", "runs 1", "connected", "completed"):
             assert word in text
         assert "disconnected" in "\n".join(lost)
-        assert "dropped 7" in "\n".join(lost)
+        assert "7 dropped" in "\n".join(lost)

@@ -96,7 +96,7 @@ def _print(console: Console, finding: Finding) -> None:
     if not console.is_terminal:
         print_line(f"{finding.verdict:<8} {finding.subject}: {text}")
         return
-    row = Table.grid(padding=(0, 1))
+    row = Table.grid(padding=(0, 1), expand=True)
     row.add_column(width=8)
     row.add_column(width=16)
     row.add_column(ratio=1)

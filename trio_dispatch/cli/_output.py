@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import shutil
 import sys
 from collections.abc import Iterable, Mapping
 from datetime import date, timedelta
@@ -11,6 +12,7 @@ from typing import Annotated, TypeAlias, cast
 
 import attrs
 from cyclopts import Parameter
+from rich.cells import cell_len, set_cell_size
 
 from trio_dispatch.cli._exits import readable
 
@@ -63,9 +65,13 @@ def print_json(value: object) -> None:
     sys.stdout.flush()
 
 
-def print_line(text: str = "") -> None:
-    """Print one line, safe for a terminal."""
-    sys.stdout.write(readable(text) + "\n")
+def print_line(text: str = "", *, cut: bool = False) -> None:
+    """Print one line, safe for a terminal; where that is one, *cut* to its width."""
+    text = readable(text)
+    if cut and sys.stdout.isatty():
+        width = shutil.get_terminal_size().columns
+        text = text if cell_len(text) <= width else set_cell_size(text, width - 1) + "…"
+    sys.stdout.write(text + "\n")
     sys.stdout.flush()
 
 

@@ -179,10 +179,13 @@ class TopView:
     def _head(self, width: int, now: float) -> RenderableType:
         board = self._board
         link = Text("connected", "green") if board.connected else Text("disconnected", "bold red")
-        if board.connections > 1:
-            link.append(f", {board.connections - 1} times back", "dim")
-        if board.gaps or board.dropped:
-            link.append(f"  gaps {board.gaps}, dropped {board.dropped}", "yellow")
+        counts = [
+            (board.connections - 1, "times back"),
+            (board.gaps, "gaps"),
+            (board.dropped, "dropped"),
+        ]
+        told = ", ".join(f"{number} {what}" for number, what in counts if number > 0)
+        link.append(f"  {told}", "yellow")
         first = Text.assemble(("trio-dispatch top", "bold"), "  ", self._where, "  ", link)
         rates = board.rates(now)
         second = Text("  ".join(

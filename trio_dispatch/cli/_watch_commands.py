@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Annotated
 
 from cyclopts import Parameter
-from rich.console import Console
 
 from trio_dispatch import Client, StreamGap, SubscriptionOverflow
 from trio_dispatch.cli._connect import ServerOptions, with_client
@@ -29,9 +28,6 @@ def watch(
     """
     if count is not None and count < 1:
         raise UsageError("--count is at least 1")
-    console = Console(highlight=False)
-    # A terminal cuts what does not fit; a pipe gets everything.
-    width = console.width if console.is_terminal else None
 
     async def use(client: Client) -> Exit:
         try:
@@ -49,7 +45,7 @@ def watch(
                 if json:
                     print_json(event)
                 else:
-                    print_line(event_line(event)[:width])
+                    print_line(event_line(event), cut=True)
                 if left is not None and not isinstance(event, StreamGap):
                     left -= 1
         return Exit.OK

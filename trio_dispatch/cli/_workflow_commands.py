@@ -85,7 +85,7 @@ def run_(
                 if json:
                     print_json(event)
                 else:
-                    print_line(event_line(event))
+                    print_line(event_line(event), cut=True)
         try:
             run = await handle.wait()
         except WorkflowFailed as exc:
