@@ -18,6 +18,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 import attrs
+import httpx
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
 from http_message_signatures import (
@@ -98,7 +99,8 @@ class Verifier:
         if "signature" not in headers or "signature-input" not in headers:
             raise BadSignature("the request is not signed", missing=True)
         try:
-            found = self._verifier.verify(_Message(method, url, headers))
+            # The library's versions differ in how they write the names.
+            found = self._verifier.verify(_Message(method, url, httpx.Headers(dict(headers))))
         except InvalidSignature as exc:
             raise BadSignature(f"the signature is not valid: {exc}") from exc
         except Exception as exc:
