@@ -7,8 +7,9 @@ import pytest
 import trio
 
 import trio_dispatch
-from tests.client.support import WEBSOCKETS, make_server, open_memory_client
+from tests.client.support import WEBSOCKETS, make_server, memory_client, open_memory_client
 from trio_dispatch import RunHandle, WorkflowFailed
+from trio_dispatch._open import running
 from trio_dispatch.server import Server
 
 pytestmark = pytest.mark.wires(*WEBSOCKETS)
@@ -163,3 +164,46 @@ async def test_watching_an_unknown_run_raises(autojump_clock: object) -> None:
         async with client.watch("wfrun_01h2xcejqtf2nbrexx3vqjhp41") as watch:
             with pytest.raises(trio_dispatch.NotFound):
                 await watch.receive()
+
+
+async def test_a_watch_without_the_scope_polls_until_the_run_is_over(
+    autojump_clock: object,
+) -> None:
+    server = make_server()
+    async with server.run(), running(memory_client(server)) as client:
+        handle = await client.start_workflow("nap")
+        run_id = await handle.wait_known()
+        async with (
+            running(memory_client(server, "no-subscribe")) as weak,
+            weak.watch(run_id) as watch,
+        ):
+            assert [event async for event in watch] == []
+            assert watch.run is not None
+            assert watch.run.state == "completed"
+            assert watch.dropped == 0
+
+
+async def test_a_watch_is_entered_once_and_read_inside_its_block(autojump_clock: object) -> None:
+    server = make_server()
+    async with server.run(), running(memory_client(server)) as client:
+        watch = client.watch("wfrun_01h2xcejqtf2nbrexx3vqjhp41")
+        with pytest.raises(RuntimeError, match="enter the watch first"):
+            await watch.receive()
+        async with watch:
+            with pytest.raises(RuntimeError, match="entered once"):
+                await watch.__aenter__()
+        with pytest.raises(trio.ClosedResourceError):
+            await watch.receive()
+
+
+async def test_waiting_for_a_run_outlives_a_lost_connection(autojump_clock: object) -> None:
+    server = make_server()
+    async with server.run(), running(memory_client(server, min_reconnect_delay=0.01)) as client:
+        handle = await client.start_workflow("nap")
+        run_id = await handle.wait_known()
+        async with client.watch(run_id) as watch:
+            server.drop_connections()
+            seen = [event.type async for event in watch]
+        assert "stream.gap" in seen
+        assert watch.run is not None
+        assert watch.run.finished
