@@ -9,15 +9,20 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractAsyncContextManager, contextmanager
+from typing import Protocol
 
 import trio
 
-from trio_dispatch.server import Server
+
+class Served(Protocol):
+    """A server of any kind."""
+
+    def serve(self) -> AbstractAsyncContextManager[str]: ...
 
 
 @contextmanager
-def serving(server: Server) -> Iterator[str]:
+def serving(server: Served) -> Iterator[str]:
     """Serve in a thread; gives the URL."""
     ready, urls = threading.Event(), list[str]()
     stop: list[trio.lowlevel.TrioToken] = []

@@ -5,13 +5,12 @@ from __future__ import annotations
 import io
 import json
 import socket
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import trio
 
+from tests.cli.serving import serving
 from tests.remote.support import ApiService
 from trio_dispatch.cli import main
 from trio_dispatch.cli._exits import Exit
@@ -22,24 +21,11 @@ from trio_dispatch.remote._serving import HttpResponse
 
 @pytest.fixture
 def service(monkeypatch: pytest.MonkeyPatch) -> Iterator[ApiService]:
-    service, ready, scope = ApiService(accepts=True), threading.Event(), trio.CancelScope()
-    tokens: list[trio.lowlevel.TrioToken] = []
-
-    async def serve() -> None:
-        with scope:
-            async with service.serve():
-                tokens.append(trio.lowlevel.current_trio_token())
-                ready.set()
-                await trio.sleep_forever()
-
-    thread = threading.Thread(target=trio.run, args=(serve,))
-    thread.start()
-    assert ready.wait(10)
-    monkeypatch.setenv("DISPATCH_API_KEY", "secret-key")
-    monkeypatch.setenv("DISPATCH_API_URL", service.url)
-    yield service
-    tokens[0].run_sync_soon(scope.cancel)
-    thread.join(10)
+    service = ApiService(accepts=True)
+    with serving(service) as url:
+        monkeypatch.setenv("DISPATCH_API_KEY", "secret-key")
+        monkeypatch.setenv("DISPATCH_API_URL", url)
+        yield service
 
 
 def test_it_prints_the_id(
