@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import httpx
 import pytest
 import trio
+from google.protobuf import field_mask_pb2
 
 from trio_dispatch.remote import (
     Call,
@@ -50,6 +51,10 @@ VALUES: list[Any] = [
     [1, "two", None, [True]],
     {"a": {"b": [1.5]}},
 ]
+
+
+ONLY_OURS: list[Any] = [2**63, 2**64 - 1, field_mask_pb2.FieldMask(paths=["a.b"])]
+"""What the other side's endpoint would answer as a Python pickle."""
 
 
 class Service(NamedTuple):
@@ -111,12 +116,12 @@ async def test_calls_reach_functions_on_either_side_and_results_come_back() -> N
         async with endpoint.serve() as url, open_client(service.key, service.api) as client:
             both = [(url, "echo"), (service.endpoint, "their_echo")]
             # A single call to each side, with each kind of value.
-            for value in VALUES:
-                for where, name in both:
+            for value in VALUES + ONLY_OURS:
+                for where, name in both if value in VALUES else both[:1]:
                     id = await client.dispatch(Call(where, name, value))
                     result = await service.wait(id)
                     assert unmarshal(result.output) == value, (where, value)
-            assert got == VALUES
+            assert got == VALUES + ONLY_OURS
 
             # A batch of 100, half to each side; the ids come in the order of the calls.
             batch = client.batch()
