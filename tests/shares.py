@@ -1,6 +1,8 @@
-"""Long rows of cases, shared out: each Python takes every fourth, and together they take all.
+"""Work that is shared out among the supported Pythons, which together do all of it.
 
-``TRIO_DISPATCH_ALL=1`` takes all of them on one.
+Tests of the client run over many wires: each Python takes half of these (`HALF`), so each wire is
+taken by two. Long rows of cases, such as a connection that is cut after each byte: of the two, each
+takes every second case (`FIRST`, `FIRST + STEP`, …). ``TRIO_DISPATCH_ALL=1`` takes all on one.
 """
 
 from __future__ import annotations
@@ -9,8 +11,8 @@ import os
 import sys
 from typing import Final
 
-SHARES: Final = 1 if os.environ.get("TRIO_DISPATCH_ALL") else 4
-"""As many as there are supported Pythons."""
+EVERYTHING: Final = bool(os.environ.get("TRIO_DISPATCH_ALL"))
 
-FIRST: Final = sys.version_info.minor % SHARES
-"""Which one is ours: the cases FIRST, FIRST + SHARES, …"""
+HALF: Final = sys.version_info.minor % 2
+STEP: Final = 1 if EVERYTHING else 2
+FIRST: Final = 0 if EVERYTHING else sys.version_info.minor // 2 % 2

@@ -27,10 +27,11 @@ def check_text(value: object, what: str) -> str:
         raise TypeError(f"{what} is a string, not {type(value).__name__}")
     if not value:
         raise ValueError(f"{what} is empty")
-    try:
-        value.encode()
-    except UnicodeEncodeError as exc:
-        raise ValueError(f"{what} is not valid text: {exc}") from None
+    if not value.isascii():
+        try:
+            value.encode()
+        except UnicodeEncodeError as exc:
+            raise ValueError(f"{what} is not valid text: {exc}") from None
     return value
 
 

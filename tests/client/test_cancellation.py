@@ -10,7 +10,7 @@ import trio
 import trio.testing
 
 from tests.client.support import EITHER_LIBRARY, WEBSOCKETS, make_server, memory_client
-from tests.shares import FIRST, SHARES
+from tests.shares import FIRST, STEP
 from trio_dispatch import Client, EnqueueRequest, Frame
 from trio_dispatch._connection import GROUP
 from trio_dispatch._open import running
@@ -81,10 +81,10 @@ async def test_cancelled_at_any_step_of_its_life_a_client_leaves_nothing(
     async with server.run():
         await trio.testing.wait_all_tasks_blocked()
         tasks_before = trio.lowlevel.current_statistics().tasks_living
-        step = FIRST - SHARES + 1  # the first step is 1
+        step = FIRST - STEP + 1  # the first step is 1
         finished = False
         while not finished:
-            step += SHARES
+            step += STEP
             wires = Wires(server)
             client = memory_client(server)
             client.use_connector(wires.connect)
@@ -144,10 +144,10 @@ async def test_cancelled_at_any_step_a_call_leaves_the_client_whole(
         await trio.testing.wait_all_tasks_blocked()
         tasks_before = trio.lowlevel.current_statistics().tasks_living
         connection = server.connections[0].session_id
-        step = FIRST - SHARES + 1  # the first step is 1
+        step = FIRST - STEP + 1  # the first step is 1
         finished = False
         while not finished:
-            step += SHARES
+            step += STEP
             with trio.CancelScope() as scope:
                 instrument = CancelAtStep(scope, step, None)
                 trio.lowlevel.add_instrument(instrument)

@@ -14,7 +14,7 @@ import pytest
 import trio
 
 from tests.client.support import EITHER_LIBRARY, WEBSOCKETS, make_server, memory_client
-from tests.shares import FIRST, SHARES
+from tests.shares import FIRST, STEP
 from trio_dispatch import (
     Client,
     ConnectionLost,
@@ -175,7 +175,7 @@ async def test_cut_after_each_byte_a_session_is_restored_or_the_error_is_clear(
         length = getattr(after, direction) - getattr(before, direction)
         assert length > 500
         # Over one wire every byte, shared out; over the other a sample, different in each run.
-        step = SHARES if wire == "websockets-json" else 9
+        step = STEP if wire == "websockets-json" else 9
         first = FIRST if wire == "websockets-json" else random.randrange(step)
         for count in range(first, length + 1, step):
             proxy.cut_after(count, direction, how)
