@@ -176,22 +176,18 @@ class Connection:
         written here and now, which saves it two turns of the scheduler; and so is a group, which
         lets the server begin while other callers are still to have their turn.
         """
-        if self._transport is None:
-            return
-        if self._transport.can_send_now and self._should_write_now():
-            payloads = self._take()
-            self.frames_sent += len(payloads)
-            self._transport.send_now(payloads)
-            if not self._transport.pending:
-                return
+        session, transport = self.session, self._transport
+        if not session.in_flight or len(self._owner.outbox) == GROUP:
+            if transport is not None and transport.can_send_now and self.ready:
+                if not session.has_urgent_data:
+                    payloads = self._take()
+                    self.frames_sent += len(payloads)
+                    transport.send_now(payloads)
+                    if not transport.pending:
+                        return
         if self._idle_writer is not None:
             task, self._idle_writer = self._idle_writer, None
             trio.lowlevel.reschedule(task)
-
-    def _should_write_now(self) -> bool:
-        session = self.session
-        alone = not session.in_flight or len(self._owner.outbox) == GROUP
-        return alone and self.ready and not session.has_urgent_data
 
     def forget(self, request: Request) -> None:
         """Nobody waits any more for the answer to *request*, which was written here."""
