@@ -67,22 +67,30 @@ def check_seconds(value: object, what: str, *, zero: bool = False) -> float:
     return seconds
 
 
-def encode_payload(value: object, what: str) -> msgspec.Raw:
+def encode_payload(value: object, what: str, name: str | None = None) -> msgspec.Raw:
     """Encode *value* as JSON text, to be sent as it is.
+
+    Args:
+        value: anything.
+        what: what it is, in errors.
+        name: what it belongs to, where that is to be named as well.
 
     Raises:
         TypeError: it holds something that has no JSON form.
         ValueError: it holds a NaN or an infinity, text that is not Unicode, or itself.
     """
-    if isinstance(value, msgspec.Raw):
-        try:
-            msgspec.json.decode(value)
-        except (msgspec.DecodeError, UnicodeError, RecursionError) as exc:
-            raise ValueError(f"{what} is msgspec.Raw, but not JSON: {exc}") from None
-        return value
     try:
-        return encode_data(value)
-    except TypeError as exc:
-        raise TypeError(f"{what} cannot be encoded as JSON: {exc}") from None
-    except ValueError as exc:
-        raise ValueError(f"{what} cannot be encoded as JSON: {exc}") from None
+        if not isinstance(value, msgspec.Raw):
+            return encode_data(value)
+    except (TypeError, ValueError) as exc:
+        error = TypeError if isinstance(exc, TypeError) else ValueError
+        raise error(f"{_about(what, name)} cannot be encoded as JSON: {exc}") from None
+    try:
+        msgspec.json.decode(value)
+    except (msgspec.DecodeError, UnicodeError, RecursionError) as exc:
+        raise ValueError(f"{_about(what, name)} is msgspec.Raw, but not JSON: {exc}") from None
+    return value
+
+
+def _about(what: str, name: str | None) -> str:
+    return what if name is None else f"{what} of {name!r}"

@@ -61,7 +61,7 @@ def enqueue_frame(name: str, payload: object, queue: str | None, priority: int) 
     """Build the frame that enqueues a job. Raises for what no server can make sense of."""
     data = _EnqueueData(
         check_text(name, "a job's name"),
-        None if payload is None else encode_payload(payload, f"the payload of {name!r}"),
+        None if payload is None else encode_payload(payload, "the payload", name),
         None if queue is None else check_text(queue, "a queue's name"),
         check_int(priority, "priority"),
     )

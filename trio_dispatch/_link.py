@@ -289,8 +289,10 @@ class Link:
         """Queue *request*. Whoever waits for it is woken when it is done."""
         if self._ended or self._closing:
             self.check_open()
-        if self._timeout is not None:
-            self.watch(request)
+        if self._timeout is not None and request.lane is not Lane.RESTORE:
+            self.outbox.watch(request, self._timeout)
+            if self._sweeper:
+                self._sweeper.unpark_all()
         if self._instruments:
             self._instruments.watch(request)
         self.outbox.put(request)

@@ -65,8 +65,8 @@ class Payload(msgspec.Struct, frozen=True):
     binary: bool
 
 
-class State(Enum):
-    """Where a session stands."""
+class State(str, Enum):
+    """Where a session stands. Strings, as these are looked up for every frame, and hash quickly."""
 
     NEW = "new"
     """Nothing has been sent."""
@@ -194,17 +194,23 @@ class FrameSession:
             The frame's id; a frame without one gets one.
 
         Raises:
-            ValueError: a frame of the same id is still unanswered.
+            ValueError: a frame of the same id is still unanswered; or, for Dispatch, *frame* grants
+                credits, which servers never answer.
         """
-        self._expect(State.READY)
-        if text is None or frame.id or self._codec is not JSON:
-            return self._send_tracked(frame, _Owed.CALLER)
+        if self._state is not State.READY:
+            self._expect(State.READY)
+        if text is None or frame.id or frame.credits or self._codec is not JSON:
+            return self._request_encoding(frame)
         id = self._new_id()
         self._unanswered[id] = _CALLER
         encoded = JSON.with_id(text, id)
         self._requests.append(Payload(encoded, False))
         self._request_bytes += len(encoded)
         return id
+
+    def _request_encoding(self, frame: Frame) -> str:
+        """`request`, for a frame whose text cannot be used as it is."""
+        return self._send_tracked(frame, _Owed.CALLER)
 
     def send(self, frame: Frame) -> None:
         """Send *frame*, expecting nothing. Whatever answers it is a `Stray`."""
@@ -396,16 +402,10 @@ class DispatchSession(FrameSession):
         # the binary codecs recognize JSON by its first byte.
         self._codec = self._formats[self._wish]
 
-    def request(self, frame: Frame, text: bytes | None = None) -> str:
-        """Send *frame* and expect its answer; as for any session.
-
-        Raises:
-            ValueError: a frame of the same id is still unanswered, or *frame* grants credits,
-                which servers never answer.
-        """
-        if frame.credits and _only_grants(frame):
+    def _request_encoding(self, frame: Frame) -> str:
+        if _only_grants(frame):
             raise ValueError("a frame with credits is never answered: send it without waiting")
-        return FrameSession.request(self, frame, text)
+        return super()._request_encoding(frame)
 
     def send(self, frame: Frame) -> None:
         """Send *frame*, for whose answer nobody waits: it comes back as a `Stray`."""
@@ -433,7 +433,7 @@ class DispatchSession(FrameSession):
     # The transitions.
 
     def _act(self, frame: WireFrame) -> Outcome | None:
-        actions = _ACTIONS[self._state.name]
+        actions = _ACTIONS[self._state]
         action = actions.get(frame.type) or actions.get("*")
         if action is None:
             raise ProtocolError(
@@ -497,7 +497,7 @@ _TRANSITIONS: Final = {
 """Every (state, type) pair that the protocol allows; all others are the server's mistake."""
 
 _ACTIONS: Final = {
-    state.name: {type: action for (at, type), action in _TRANSITIONS.items() if at is state}
+    state: {type: action for (at, type), action in _TRANSITIONS.items() if at is state}
     for state in State
 }
-"""The same by state, as this is looked up for every frame, and pairs of enums hash slowly."""
+"""The same by state."""
