@@ -985,3 +985,16 @@ def test_every_answer_goes_to_its_owner_whatever_callers_do() -> None:
     run_state_machine_as_test(
         Callers, settings=settings(max_examples=80, stateful_step_count=50, deadline=None)
     )
+
+
+def test_a_request_whose_text_is_known_is_not_encoded_again() -> None:
+    session = FrameSession()
+    session.start(None)
+    frame = Frame(type="request", method="stats")
+    id = session.request(frame, b'{"type":"request","method":"as it stands"}')
+    (payload,) = session.data_to_send()
+    assert payload.data == b'{"id":"%b","type":"request","method":"as it stands"}' % id.encode()
+    # With an id of its own, it is.
+    session.request(Frame(id="mine", method="stats"), b"{}")
+    (payload,) = session.data_to_send()
+    assert JSON.decode(payload.data).method == "stats"
