@@ -274,11 +274,8 @@ class Client:
             ConnectFailed: no connection could be made for the run.
             NotSupported: over HTTP, where a run ends with its request.
         """
-        if self._by_http:
-            raise self._not_supported(
-                "start_workflow()", "or run_workflow(..., cancel_with_scope=True)"
-            )
-        text = encode_input(name, {} if input is msgspec.UNSET else input)
+        self._needs_websocket("start_workflow()")
+        text = encode_input(name, input)
         return RunHandle(self, await self._runs.start(name, text))
 
     async def run_workflow(
@@ -301,10 +298,9 @@ class Client:
         """
         if cancel_with_scope:
             return await self._run_in_scope(name, input)
-        if self._by_http:
-            raise self._not_supported(
-                "run_workflow() without cancel_with_scope=True", "or cancel_with_scope=True"
-            )
+        self._needs_websocket(
+            "run_workflow() without cancel_with_scope=True", "cancel_with_scope=True"
+        )
         handle = await self.start_workflow(name, input)
         return await handle.wait()
 
@@ -396,14 +392,11 @@ class Client:
                 that only read are safe anyway.
         """
         check_text(method, "a method's name")
-        if method == Method.WORKFLOW_START and self._by_http:
-            raise self._not_supported(
-                f"request({method!r})", "or run_workflow(..., cancel_with_scope=True)"
-            )
+        if method == Method.WORKFLOW_START:
+            self._needs_websocket(f"request({method!r})")
         encoded = None if data is None else encode_payload(data, f"the data of {method}")
         frame = Frame(type=FrameType.REQUEST, method=method, data=encoded)
         if method == Method.WORKFLOW_START:
-            self._link.check_frame(frame)
             answer = await self._carry(frame)
         else:
             answer = await self._ask(frame, safe=safe or method in SAFE_METHODS)
@@ -422,8 +415,7 @@ class Client:
                 block this connection.
             NotSupported: over HTTP, where everything has an answer.
         """
-        if self._by_http:
-            raise self._not_supported("send()", "or request()")
+        self._needs_websocket("send()", "request()")
         if frame.method == Method.WORKFLOW_START:
             raise ValueError("a frame that starts a workflow blocks its connection for the run; "
                              "use start_workflow()")  # fmt: skip
@@ -457,9 +449,9 @@ class Client:
 
     # What the runs need.
 
-    def check_frame(self, frame: Frame) -> None:
-        """Refuse a frame that could not be sent."""
-        self._link.check_frame(frame)
+    def check_frame(self, frame: Frame) -> bytes:
+        """Refuse a frame that could not be sent. Returns its JSON text."""
+        return self._link.check_frame(frame)
 
     def check_open(self) -> None:
         """Raise `ClientClosed` if the client has ended."""
@@ -471,12 +463,15 @@ class Client:
 
     # Helpers.
 
-    def _not_supported(self, what: str, instead: str) -> NotSupported:
-        url = self._link.address.shown_for_websocket
-        return NotSupported(f"{what} does not work over HTTP: use {url!r}, {instead}")
+    def _needs_websocket(
+        self, what: str, instead: str = "run_workflow(..., cancel_with_scope=True)"
+    ) -> None:
+        if self._by_http:
+            url = self._link.address.shown_for_websocket
+            raise NotSupported(f"{what} does not work over HTTP: use {url!r}, or {instead}")
 
     async def _run_in_scope(self, name: str, input: object) -> WorkflowRun:
-        text = encode_input(name, {} if input is msgspec.UNSET else input)
+        text = encode_input(name, input)
         try:
             from trio_dispatch._http import carry_by_rpc
         except ModuleNotFoundError as exc:
@@ -518,9 +513,10 @@ class Client:
             raise _unreadable(method, exc) from exc
 
     async def _carry(self, frame: Frame) -> WireFrame:
+        text = self._link.check_frame(frame)
         await trio.lowlevel.checkpoint()
         self._link.check_open()
-        return await self._run_connections.carry(frame).wait()
+        return await self._run_connections.carry(frame, text).wait()
 
     async def run_in_block(
         self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED

@@ -196,8 +196,7 @@ class JsonCodec:
 
     def encode(self, frame: Frame) -> bytes:
         """Encode *frame* as JSON text."""
-        if frame.ts is not None:
-            check_ts(frame)
+        check_ts(frame)
         if isinstance(frame.data, msgspec.Raw) and not bytes(frame.data):
             fields: dict[str, Any] = msgspec.structs.asdict(frame) | {"data": None}
             frame = Frame(**fields)
@@ -206,10 +205,7 @@ class JsonCodec:
     def decode(self, payload: bytes | str) -> WireFrame:
         """Decode one JSON object."""
         try:
-            try:
-                frame = self._decoder.decode(payload)
-            except msgspec.ValidationError:
-                frame = decode_leniently(payload, self._decoder)
+            frame = decode_leniently(payload, self._decoder)
         except (msgspec.DecodeError, UnicodeError, RecursionError) as exc:
             raise UndecodableFrame(str(exc)) from exc
         if frame.ts is not None and frame.ts.tzinfo is None:

@@ -213,10 +213,6 @@ class Connection:
             self._scope.deadline = min(self._scope.deadline, trio.current_time() + CLOSING_TIME)
             self.wake()
 
-    def abort(self) -> None:
-        """End at once, without a close frame."""
-        self._end(None)
-
     # The life of a connection.
 
     async def run(self, get_token: Callable[[], Awaitable[str | None]]) -> None:

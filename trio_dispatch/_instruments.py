@@ -67,12 +67,14 @@ class Instrument:
 class Instruments:
     """All instruments of one client."""
 
-    def __init__(self, instruments: Sequence[Instrument], logger: logging.Logger) -> None:
+    def __init__(
+        self, instruments: Sequence[Instrument] = (), logger: logging.Logger | None = None
+    ) -> None:
         for instrument in instruments:
             if not isinstance(instrument, Instrument):  # pyright: ignore[reportUnnecessaryIsInstance]
                 raise TypeError(f"an instrument is an Instrument, not {type(instrument).__name__}")
         self._active = tuple(instruments)
-        self._log = logger
+        self._log = logger or logging.getLogger("trio_dispatch")
 
     def __bool__(self) -> bool:
         return bool(self._active)

@@ -269,11 +269,7 @@ class Link:
 
     async def ask(self, request: Request) -> WireFrame:
         """`call` for a request that is answered."""
-        # What is submitted may be written on the spot: a caller that is cancelled already sends
-        # nothing.
-        await trio.lowlevel.checkpoint_if_cancelled()
-        self.submit(request)
-        answer = await request.wait(self.withdraw)
+        answer = await self.call(request)
         assert answer is not None
         return answer
 
@@ -289,10 +285,7 @@ class Link:
         """Queue *request*. Whoever waits for it is woken when it is done."""
         if self._ended or self._closing:
             self.check_open()
-        if self._timeout is not None and request.lane is not Lane.RESTORE:
-            self.outbox.watch(request, self._timeout)
-            if self._sweeper:
-                self._sweeper.unpark_all()
+        self.watch(request)
         if self._instruments:
             self._instruments.watch(request)
         self.outbox.put(request)

@@ -111,7 +111,7 @@ def make_client(
         max_reconnect_attempts=max_reconnect_attempts,
         fail_first_connect=fail_first_connect,
         logger=logger or LOGGER,
-        instruments=Instruments(instruments, logger or LOGGER),
+        instruments=Instruments(instruments, logger),
         new_session=lambda: DispatchSession(*_CODECS[format]),
         new_connection=_http_connection() if by_http else None,
     )

@@ -176,11 +176,11 @@ class Outbox:
         return None
 
     def take(self, *, window_full: bool) -> Request | None:
-        """Take what `peek` would name."""
-        for lane in self._lanes[:1] if window_full else self._lanes:
-            if lane:
-                return lane.popitem(last=False)[0]
-        return None
+        """Take what `peek` names."""
+        request = self.peek(window_full=window_full)
+        if request is not None:
+            self.remove(request)
+        return request
 
     def remove(self, request: Request) -> None:
         """*request* waits no longer to be written."""

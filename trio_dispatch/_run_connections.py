@@ -62,8 +62,8 @@ class _Unobserved:
 class CarriedRequest:
     """A request that is carried by a connection of its own."""
 
-    def __init__(self, frame: Frame) -> None:
-        self.request = Request(frame)
+    def __init__(self, frame: Frame, text: bytes) -> None:
+        self.request = Request(frame, text)
         self.answer: WireFrame | None = None
         self.error: Exception | None = None
         self.done = trio.Event()
@@ -146,11 +146,11 @@ class RunConnections:
             while self._queue:
                 self._settle(self._take())
 
-    def carry(self, frame: Frame) -> CarriedRequest:
-        """Send *frame* on a connection of its own, as soon as one is free."""
+    def carry(self, frame: Frame, text: bytes) -> CarriedRequest:
+        """Send *frame*, whose JSON text is *text*, on a connection of its own when one is free."""
         if self._nursery is None:
             raise ClientClosed("the client is not running")
-        carried = CarriedRequest(frame)
+        carried = CarriedRequest(frame, text)
         if not self._idle and self._workers < self.limit:
             try:
                 self._nursery.start_soon(self._work)

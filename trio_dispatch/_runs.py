@@ -78,8 +78,13 @@ class _StartData(msgspec.Struct, frozen=True):
 
 
 def encode_input(name: str, input: object) -> bytes:
-    """Encode the input of a workflow. Raises for what no server can make sense of."""
+    """Encode the input of a workflow, an empty object where there is none.
+
+    Raises for what no server can make sense of.
+    """
     check_text(name, "a workflow's name")
+    if input is msgspec.UNSET:
+        input = {}
     return bytes(encode_payload(input, f"the input of {name!r}"))
 
 
@@ -212,7 +217,7 @@ class Runs:
         """
         record = RunRecord(name, tagged(text) if self._tagging else text)
         frame = start_frame(name, record.text)
-        self._client.check_frame(frame)
+        encoded = self._client.check_frame(frame)
         await trio.lowlevel.checkpoint()
         self._client.check_open()
         carried = None
@@ -221,7 +226,7 @@ class Runs:
                 self._unknown[record] = None
                 await self._listen()
             await trio.lowlevel.checkpoint_if_cancelled()
-            carried = self.connections.carry(frame)
+            carried = self.connections.carry(frame, encoded)
             self.spawn(self._follow, record, carried)
             await carried.under_way.wait()
             with trio.move_on_after(KNOWN_WITHIN):
@@ -253,10 +258,10 @@ class Runs:
             carry: sends the start and settles it; cancelled with the caller.
         """
         frame = start_frame(name, text)
-        self._client.check_frame(frame)
+        encoded = self._client.check_frame(frame)
         await trio.lowlevel.checkpoint()
         self._client.check_open()
-        carried = CarriedRequest(frame)
+        carried = CarriedRequest(frame, encoded)
         self.spawn(carry, carried, self._client.why_ended)
         return read_started(await carried.wait())
 

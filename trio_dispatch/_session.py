@@ -139,9 +139,6 @@ class _Owed(Enum):
     """The frame was sent without asking for an answer, which will be a stray one."""
 
 
-_CALLER: Final = _Owed.CALLER
-
-
 class FrameSession:
     """Correlation of frames by ``id`` and ``correl_id``, with no word about their meaning."""
 
@@ -197,12 +194,11 @@ class FrameSession:
             ValueError: a frame of the same id is still unanswered; or, for Dispatch, *frame* grants
                 credits, which servers never answer.
         """
-        if self._state is not State.READY:
-            self._expect(State.READY)
+        self._expect(State.READY)
         if text is None or frame.id or frame.credits or self._codec is not JSON:
             return self._request_encoding(frame)
         id = self._new_id()
-        self._unanswered[id] = _CALLER
+        self._unanswered[id] = _Owed.CALLER
         encoded = JSON.with_id(text, id)
         self._requests.append(Payload(encoded, False))
         self._request_bytes += len(encoded)
@@ -294,7 +290,7 @@ class FrameSession:
         owed = self._unanswered.pop(id, None)
         if owed is None:
             return self._unowed(id, frame)
-        if owed is _CALLER:
+        if owed is _Owed.CALLER:
             if frame.type == FrameType.ERROR or frame.error is not None:
                 return Failure(id, frame.error or ErrorBody())
             return Answer(id, frame)

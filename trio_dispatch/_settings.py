@@ -61,7 +61,7 @@ class LinkSettings:
     max_reconnect_attempts: int | None = None
     fail_first_connect: bool = True
     logger: logging.Logger = LOGGER
-    instruments: Instruments = attrs.field(factory=lambda: Instruments((), LOGGER))
+    instruments: Instruments = attrs.field(factory=Instruments)
     new_session: Callable[[], FrameSession] = FrameSession
     new_connection: (
         Callable[[Owner, Address, DialSettings, logging.Logger], AnyConnection] | None

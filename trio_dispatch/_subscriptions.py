@@ -117,7 +117,7 @@ class Subscriptions:
 
     def __init__(self, *, shared: bool = True, instruments: Instruments | None = None) -> None:
         self._shared = shared
-        self._instruments = instruments
+        self._instruments = Instruments() if instruments is None else instruments
         self._link: Sender
         self._channels: dict[str, _Channel] = {}
         self._matching: dict[str, dict[Subscription, None]] = {}
@@ -376,7 +376,6 @@ class Subscriptions:
             user.put(event)
 
     def _put_and_tell(self, event: Event, users: list[Subscription]) -> None:
-        assert self._instruments is not None
         self._instruments.event(event, len(users))
         for user in users:
             before = user.dropped

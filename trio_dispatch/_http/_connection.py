@@ -100,10 +100,6 @@ class HttpConnection:
         """End at once: there is nothing to say goodbye to."""
         self._end(None)
 
-    def abort(self) -> None:
-        """As `close`."""
-        self._end(None)
-
     # Its life.
 
     async def run(self, get_token: Callable[[], Awaitable[str | None]]) -> None:
@@ -158,18 +154,17 @@ class HttpConnection:
             request = None
             if not self._over:
                 full = self._restoring or len(self._scopes) >= WINDOW
-                request = outbox.peek(window_full=full)
+                request = outbox.take(window_full=full)
             if request is None and self._restoring and not self._scopes:
                 self._restoring = False
             elif request is None:
                 self._work = trio.Event()
                 await self._work.wait()
             else:
-                self._take(request, nursery)
+                self._send(request, nursery)
 
-    def _take(self, request: Request, nursery: trio.Nursery) -> None:
+    def _send(self, request: Request, nursery: trio.Nursery) -> None:
         """Send *request*, in a task of its own."""
-        self._owner.outbox.remove(request)
         request.id = f"t{next(self._ids)}"
         request.written = True
         self.written[request.id] = request

@@ -8,8 +8,8 @@ that it knows: as the ``target`` of the request, which is what is sent.
 from __future__ import annotations
 
 import ssl
-from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import aclosing, asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Generator
+from contextlib import aclosing, asynccontextmanager, contextmanager
 from types import TracebackType
 from typing import Final
 from urllib.parse import quote
@@ -48,6 +48,17 @@ class NotAFrame(Exception):
     def __str__(self) -> str:
         status, text = self.args
         return f"the server answered HTTP {status}" + (f": {text}" if text else "")
+
+
+@contextmanager
+def _telling_what_was_lost() -> Generator[None, None, None]:
+    """Make httpx's errors those of this module."""
+    try:
+        yield
+    except (httpx.ConnectError, httpx.ConnectTimeout, httpx.ProxyError) as exc:
+        raise NotDelivered(reason(exc)) from exc
+    except httpx.HTTPError as exc:
+        raise Interrupted(reason(exc)) from exc
 
 
 class HttpWire:
@@ -103,7 +114,7 @@ class HttpWire:
             NotAFrame: the answer is none.
         """
         frame = msgspec.structs.replace(frame, token=self._token or "")
-        try:
+        with _telling_what_was_lost():
             request = self._request("POST", "/rpc", self._query.removesuffix("&"))
             text = JSON.encode(frame)
             request.headers["Content-Type"] = _JSON_TYPE
@@ -116,10 +127,6 @@ class HttpWire:
                         body += chunk
                         if len(body) > self._max_message_size:
                             enough.cancel()
-        except (httpx.ConnectError, httpx.ConnectTimeout, httpx.ProxyError) as exc:
-            raise NotDelivered(reason(exc)) from exc
-        except httpx.HTTPError as exc:
-            raise Interrupted(reason(exc)) from exc
         if len(body) > self._max_message_size:
             raise NotAFrame(
                 response.status_code,
@@ -144,7 +151,7 @@ class HttpWire:
             NotAFrame: the answer is no event stream.
         """
         query = f"{self._query}token={quote(self._token or '', '')}&channel={quote(channel, '')}"
-        try:
+        with _telling_what_was_lost():
             request = self._request("GET", "/sse", query)
             request.headers["Accept"] = _STREAM_TYPE
             request.headers["Cache-Control"] = "no-store"
@@ -159,10 +166,6 @@ class HttpWire:
                         yield (event.data async for event in events if event.data)
                 if enough.cancelled_caught:
                     raise Interrupted(f"an event of more than {self._max_message_size:,} bytes")
-        except (httpx.ConnectError, httpx.ConnectTimeout, httpx.ProxyError) as exc:
-            raise NotDelivered(reason(exc)) from exc
-        except httpx.HTTPError as exc:
-            raise Interrupted(reason(exc)) from exc
 
     def _request(self, method: str, suffix: str, query: str) -> httpx.Request:
         target = f"{self._path}{suffix}{'?' if query else ''}{query}"

@@ -181,7 +181,9 @@ class WireStream(trio.abc.Stream):
             How many bytes were written. An error waits for the next write to be told.
         """
         send = getattr(self._stream, "send_nowait", None)
-        if send is None or self._held is not None or self._behind or self._writing_since:
+        if send is None or self._held is not None or self._behind:
+            return 0
+        if self._writing_since is not None:
             return 0
         try:
             return cast("int", send(data))

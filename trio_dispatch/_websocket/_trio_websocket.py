@@ -91,8 +91,9 @@ class Inbox:
 
     def put(self, messages: Sequence[bytes | str]) -> None:
         """Add *messages*."""
-        self._messages += messages
-        self._changed.unpark_all()
+        if messages:
+            self._messages += messages
+            self._changed.unpark_all()
 
     async def wait_empty(self) -> None:
         """Wait until the reader has taken everything."""
@@ -134,18 +135,18 @@ class SplittingStream(trio.abc.Stream):
     async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
         """Read until there is something for the library."""
         while True:
-            others = b"" if self._head is not None else self._split(b"")
-            if others:
-                return others
+            if self._head is None:
+                messages, others = self._splitter.split(b"")
+                self._inbox.put(messages)
+                if others:
+                    return others
             await self._inbox.wait_empty()
             data = await self._stream.receive_some(max_bytes)
             if not data or self._refused:
                 return data
             if self._head is not None:
                 return self._end_of_head(self._head, data)
-            others = self._split(data)
-            if others:
-                return others
+            self._splitter.put_back(data)
 
     def _end_of_head(self, head: ResponseHead, data: bytes | bytearray) -> bytes | bytearray:
         end = head.find_end(data)
@@ -158,12 +159,6 @@ class SplittingStream(trio.abc.Stream):
         # A server may send frames right behind its response; they wait in the splitter.
         self._splitter.put_back(data[end:])
         return data[:end]
-
-    def _split(self, data: bytes | bytearray) -> bytes:
-        messages, others = self._splitter.split(data)
-        if messages:
-            self._inbox.put(messages)
-        return others
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
         """As the stream below."""

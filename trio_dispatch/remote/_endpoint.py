@@ -7,7 +7,7 @@ import logging
 import os
 import traceback
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from datetime import timedelta
 from functools import partial
 from inspect import iscoroutinefunction
@@ -151,8 +151,7 @@ class Endpoint:
         listeners = await trio.open_tcp_listeners(port, host=host)
         address = listeners[0].socket.getsockname()
         shown = f"[{address[0]}]" if ":" in address[0] else address[0]
-        serving = _Serving()
-        async with in_background(partial(self._serve, listeners), serving):
+        async with in_background(partial(self._serve, listeners), nullcontext()):
             yield f"http://{shown}:{address[1]}"
 
     async def _serve(
@@ -228,16 +227,6 @@ class Endpoint:
 
 def _is_async(function: object) -> bool:
     return iscoroutinefunction(function)
-
-
-class _Serving:
-    """The block of `Endpoint.serve`."""
-
-    async def __aenter__(self) -> None:
-        await trio.lowlevel.checkpoint()
-
-    async def __aexit__(self, *args: object) -> None:
-        pass
 
 
 def _failure(status: Status, type: str, message: str, trace: bytes = b"") -> Any:
