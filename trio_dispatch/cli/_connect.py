@@ -11,7 +11,7 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Final, TypeAlias
+from typing import Annotated, Any, Final, Literal, TypeAlias
 
 from cyclopts import Parameter
 
@@ -123,9 +123,16 @@ def _from_keyring(url: str) -> str:
 
 
 def connect(
-    url: str, token: str | None, *, reconnect: bool = False
+    url: str,
+    token: str | None,
+    *,
+    reconnect: bool = False,
+    format: Literal["json", "msgpack"] = "json",
+    warn: bool = True,
 ) -> AbstractAsyncContextManager[Client]:
     """Open a client for one command: without *reconnect*, a lost connection ends it.
+
+    With *warn* it complains of a token that goes unencrypted.
 
     Raises:
         UsageError: that is no URL of a server.
@@ -136,10 +143,12 @@ def connect(
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", InsecureTokenWarning)
         try:
-            client = open_client(url, token=token or None, reconnect=reconnect, logger=logger)
+            client = open_client(
+                url, token=token or None, reconnect=reconnect, format=format, logger=logger
+            )
         except (TypeError, ValueError) as exc:
             raise UsageError(f"--url: {exc}") from exc
-    for warning in caught:
+    for warning in caught if warn else ():
         complain(f"warning: {warning.message}")
     return client
 

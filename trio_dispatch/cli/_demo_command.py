@@ -6,7 +6,7 @@ import math
 import secrets
 from collections.abc import Callable
 from contextlib import AsyncExitStack
-from typing import TYPE_CHECKING, Annotated, Final, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Final
 
 import attrs
 import trio
@@ -24,17 +24,13 @@ from trio_dispatch.cli._demo_summary import plain as plain_summary
 from trio_dispatch.cli._demo_summary import table
 from trio_dispatch.cli._demo_view import LiveView, PlainView
 from trio_dispatch.cli._exits import Exit, UsageError, run_async
+from trio_dispatch.cli._screen import PlainOption, is_live
 
 LINGER: Final = 0.8
 """Seconds that the finished screen stays."""
 
 if TYPE_CHECKING:
     from trio_dispatch.server import Server
-
-PlainOption: TypeAlias = Annotated[
-    bool,
-    Parameter(help="Lines instead of a live screen.", negative=(), show_default=False),
-]
 
 
 @attrs.frozen(kw_only=True)
@@ -55,9 +51,7 @@ def demo(
     prefix: Annotated[str, Parameter(help="What job and workflow names begin with.")] = "demo-",
     deadline: Annotated[float, Parameter(help="Seconds until all must have ended.")] = 30.0,
     speed: Annotated[float, Parameter(help="2 is twice as fast.")] = 1.0,
-    plain: Annotated[
-        bool, Parameter(help="Lines instead of a live screen.", negative=(), show_default=False)
-    ] = False,
+    plain: PlainOption = False,
 ) -> int:
     """Watch jobs and a workflow run, live, and see the server's own figures.
 
@@ -104,7 +98,7 @@ def demo(
         token=token,
         plan=make_plan(prefix=prefix, speed=speed, deadline=deadline, own_server=not url),
         console=console,
-        live=console.is_terminal and not console.is_dumb_terminal and not plain,
+        live=is_live(console) and not plain,
     )
     return run_async(lambda: _demo(options))
 

@@ -12,7 +12,6 @@ import trio
 from rich.align import Align
 from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.layout import Layout
-from rich.live import Live
 from rich.measure import Measurement
 from rich.panel import Panel
 from rich.table import Table
@@ -20,18 +19,13 @@ from rich.text import Text
 
 from trio_dispatch.cli._demo_board import Board, Line, Mood, Row
 from trio_dispatch.cli._exits import readable
+from trio_dispatch.cli._screen import STATE_COLOURS, WIDE, open_screen
 
-WIDE: Final = 120
-"""From so many columns on, events stand beside the rest."""
 FRAME_SECONDS: Final = 0.1
 
-_STATES: Final = {
-    "pending": "bright_black",
-    "running": "cyan",
-    "retrying": "yellow",
-    "completed": "green",
-    "failed": "red",
-}
+_STATES: Final[tuple[str, ...]] = ("pending", "running", "retrying", "completed", "failed")
+"""Those of the table, from left to right."""
+
 _MOODS: Final[dict[Mood, str]] = {"plain": "", "good": "green", "odd": "yellow", "bad": "bold red"}
 
 
@@ -63,7 +57,7 @@ class _Bar:
         for state in ("completed", "failed", "running", "retrying", "pending"):
             upto += counts[state]
             cells = options.max_width * upto // max(self._row.planned, 1) - shown
-            bar.append(self._char * cells, _STATES[state])
+            bar.append(self._char * cells, STATE_COLOURS[state])
             shown += cells
         yield bar
 
@@ -106,14 +100,7 @@ class LiveView:
 
     async def run(self, *, task_status: trio.TaskStatus[None]) -> None:
         """Draw until cancelled, and leave the terminal as it was."""
-        with Live(
-            self.render(),
-            console=self._console,
-            screen=True,
-            auto_refresh=False,
-            redirect_stdout=False,
-            redirect_stderr=False,
-        ) as live:
+        with open_screen(self._console, self.render()) as live:
             task_status.started()
             while True:
                 live.update(self.render(), refresh=True)
@@ -198,7 +185,7 @@ class LiveView:
 
     @staticmethod
     def _count(state: str, n: int) -> Text:
-        return Text(str(n), _STATES[state]) if n else Text("-", "bright_black")
+        return Text(str(n), STATE_COLOURS[state]) if n else Text("-", "bright_black")
 
     # The workflow
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable
 from typing import Final, Literal
 
 import attrs
@@ -20,10 +19,9 @@ from trio_dispatch import (
     NotFound,
     PermissionDenied,
     RequestError,
-    open_client,
 )
 from trio_dispatch._url import parse_url
-from trio_dispatch.cli._connect import ServerOptions
+from trio_dispatch.cli._connect import ServerOptions, connect
 from trio_dispatch.cli._exits import Exit, readable, run_async
 from trio_dispatch.cli._output import JsonOption, print_json, print_line
 
@@ -124,7 +122,7 @@ async def _allowed(asking: Awaitable[object]) -> bool:
     except PermissionDenied:
         return False
     except (NotFound, MethodNotSupported):
-        return True
+        pass
     return True
 
 
@@ -189,18 +187,12 @@ async def _quirks(client: Client) -> list[Finding]:
     return found
 
 
-@asynccontextmanager
-async def _another(url: str, token: str | None, **options: str) -> AsyncGenerator[Client, None]:
-    async with open_client(url, token=token, reconnect=False, **options) as client:  # type: ignore[arg-type]
-        yield client
-
-
 async def _msgpack(url: str, token: str | None) -> Finding:
     address = parse_url(url, "ws", "wss", "http", "https")
     if address.is_http:
         return Finding("note", "msgpack", "not over HTTP")
     try:
-        async with _another(url, token, format="msgpack") as client:
+        async with connect(url, token, format="msgpack", warn=False) as client:
             await _allowed(client.get_job(NO_JOB))
     except DispatchError as exc:
         return Finding("note", "msgpack", f"does not work: {exc}", "Leave format='json'")
@@ -210,7 +202,7 @@ async def _msgpack(url: str, token: str | None) -> Finding:
 async def _http(url: str, token: str | None) -> Finding:
     by_http = "http" + url[2:] if url.startswith("ws") else url
     try:
-        async with _another(by_http, token) as client:
+        async with connect(by_http, token, warn=False) as client:
             await _allowed(client.get_job(NO_JOB))
     except ModuleNotFoundError:
         return Finding("note", "HTTP", "not tried", "pip install 'trio-dispatch[http]'")

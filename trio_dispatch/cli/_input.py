@@ -5,9 +5,19 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import NoReturn
+from typing import Annotated, NoReturn, TypeAlias
+
+from cyclopts import Parameter
 
 from trio_dispatch.cli._exits import UsageError
+
+PayloadArgument: TypeAlias = Annotated[
+    str | None,
+    Parameter(
+        help="The payload as JSON; @FILE reads a file, - standard input.",
+        allow_leading_hyphen=True,
+    ),
+]
 
 
 def read_text(given: str, name: str) -> str:

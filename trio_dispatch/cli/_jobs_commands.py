@@ -25,8 +25,9 @@ from trio_dispatch import (
 )
 from trio_dispatch.cli._connect import ServerOptions, with_client
 from trio_dispatch.cli._exits import Exit, UsageError, complain
-from trio_dispatch.cli._input import parse_json, read_json, read_text
+from trio_dispatch.cli._input import PayloadArgument, parse_json, read_json, read_text
 from trio_dispatch.cli._output import JsonOption, print_json, print_line, print_lines
+from trio_dispatch.cli._screen import is_live
 from trio_dispatch.cli._show import clock, job_lines
 
 CHUNK: Final = 1_000
@@ -42,13 +43,7 @@ job_app: Final = App(name="job", help="Look at a job, cancel it, or wait for it.
 
 def enqueue(
     name: Annotated[str | None, Parameter(help="The job's name.")] = None,
-    payload: Annotated[
-        str | None,
-        Parameter(
-            help="The payload as JSON; @FILE reads a file, - standard input.",
-            allow_leading_hyphen=True,
-        ),
-    ] = None,
+    payload: PayloadArgument = None,
     /,
     *,
     queue: Annotated[str | None, Parameter(help="The queue; the server's default without.")] = None,
@@ -159,7 +154,7 @@ def _progress(
 ) -> tuple[AbstractContextManager[object], Callable[[int], None]]:
     """A bar on standard error, where that is a terminal; and the function that advances it."""
     console = Console(stderr=True)
-    if not console.is_terminal or console.is_dumb_terminal:
+    if not is_live(console):
         return nullcontext(), _nothing
     bar = Progress(
         TextColumn("{task.description}"),

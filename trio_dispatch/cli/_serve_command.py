@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib
 import os
 import sys
+from collections.abc import AsyncGenerator
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
 
@@ -80,32 +82,26 @@ def _load(target: str) -> tuple[Server, Path]:
 
 
 async def _serve(server: Server, host: str, port: int) -> Exit:
-    async with _Listening(server, host, port):
+    async with _listening(server, host, port):
         await trio.sleep_forever()
     raise AssertionError  # pragma: no cover
 
 
-class _Listening:
+@asynccontextmanager
+async def _listening(server: Server, host: str, port: int) -> AsyncGenerator[None, None]:
     """`Server.serve`, announced; a port that is taken is the user's to change."""
-
-    def __init__(self, server: Server, host: str, port: int) -> None:
-        self._serving = server.serve(host, port)
-        self._place = f"{host}:{port}"
-
-    async def __aenter__(self) -> None:
+    async with AsyncExitStack() as stack:
         try:
-            url = await self._serving.__aenter__()
+            url = await stack.enter_async_context(server.serve(host, port))
         except OSError as exc:
-            raise UsageError(f"cannot listen on {self._place}: {exc.strerror or exc}") from exc
+            raise UsageError(f"cannot listen on {host}:{port}: {exc.strerror or exc}") from exc
         print_line(f"Serving at {url}, for development: nothing is kept. Ctrl-C ends it.")
-
-    async def __aexit__(self, *args: object) -> bool | None:
-        return await self._serving.__aexit__(*args)  # type: ignore[arg-type]
+        yield
 
 
 async def _serve_until_changed(server: Server, host: str, port: int, directory: Path) -> Exit:
     before = _times(directory)
-    async with _Listening(server, host, port):
+    async with _listening(server, host, port):
         while True:
             await trio.sleep(LOOK)
             now = await trio.to_thread.run_sync(_times, directory)

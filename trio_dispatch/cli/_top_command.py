@@ -9,7 +9,6 @@ import trio
 from cyclopts import Parameter
 from rich.console import Console, RenderableType
 from rich.layout import Layout
-from rich.live import Live
 from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
@@ -18,28 +17,18 @@ from trio_dispatch import Client, Connected, DispatchError, PermissionDenied, Su
 from trio_dispatch.cli._connect import ServerOptions, with_client
 from trio_dispatch.cli._exits import Exit, UsageError, readable
 from trio_dispatch.cli._output import JsonOption, print_json, print_line
+from trio_dispatch.cli._screen import STATE_COLOURS, WIDE, PlainOption, is_live, open_screen
 from trio_dispatch.cli._show import clock
 from trio_dispatch.cli._top_board import STATES, TopBoard
 
-WIDE: Final = 120
 FRAME_SECONDS: Final = 0.25
-_COLOURS: Final = {
-    "pending": "bright_black",
-    "running": "cyan",
-    "retrying": "yellow",
-    "completed": "green",
-    "failed": "red",
-    "cancelled": "magenta",
-}
 
 
 def top(
     *,
     interval: Annotated[float, Parameter(help="Seconds between lines, and statistics.")] = 1.0,
     count: Annotated[int | None, Parameter(help="End after so many intervals.")] = None,
-    plain: Annotated[
-        bool, Parameter(negative=(), show_default=False, help="Lines instead of a live screen.")
-    ] = False,
+    plain: PlainOption = False,
     server: ServerOptions | None = None,
     json: JsonOption = False,
 ) -> int:
@@ -54,7 +43,7 @@ def top(
         raise UsageError("--count is at least 1")
     options = server or ServerOptions()
     console = Console(highlight=False)
-    live = console.is_terminal and not console.is_dumb_terminal and not plain and not json
+    live = is_live(console) and not plain and not json
 
     async def use(client: Client) -> Exit:
         board = TopBoard()
@@ -119,14 +108,7 @@ async def _print(board: TopBoard, interval: float, count: int | None, json: bool
 
 async def _draw(view: TopView, interval: float, count: int | None) -> None:
     end = math.inf if count is None else trio.current_time() + count * interval
-    with Live(
-        view.render(trio.current_time()),
-        console=view.console,
-        screen=True,
-        auto_refresh=False,
-        redirect_stdout=False,
-        redirect_stderr=False,
-    ) as live:
+    with open_screen(view.console, view.render(trio.current_time())) as live:
         while trio.current_time() < end:
             live.update(view.render(trio.current_time()), refresh=True)
             await trio.sleep(FRAME_SECONDS)
@@ -205,7 +187,7 @@ class TopView:
     def _states(self) -> RenderableType:
         text = Text(no_wrap=True, overflow="ellipsis")
         for state, number in self._board.states().items():
-            text.append(f"{state} ", _COLOURS[state])
+            text.append(f"{state} ", STATE_COLOURS[state])
             text.append(f"{_short(number):<4}")
         return Panel(text, title="jobs seen", title_align="left")
 

@@ -10,7 +10,7 @@ from cyclopts import App, Parameter
 from trio_dispatch import Client, RunHandle, WorkflowFailed, WorkflowRun
 from trio_dispatch.cli._connect import ServerOptions, with_client
 from trio_dispatch.cli._exits import Exit, UsageError
-from trio_dispatch.cli._input import read_json
+from trio_dispatch.cli._input import PayloadArgument, read_json
 from trio_dispatch.cli._output import JsonOption, print_json, print_line, print_lines
 from trio_dispatch.cli._show import event_line, run_lines, step_line
 
@@ -138,13 +138,7 @@ def timeline(
 @event_app.command
 def publish(
     name: Annotated[str, Parameter(help="The event's name.")],
-    payload: Annotated[
-        str | None,
-        Parameter(
-            help="The payload as JSON; @FILE reads a file, - standard input.",
-            allow_leading_hyphen=True,
-        ),
-    ] = None,
+    payload: PayloadArgument = None,
     /,
     *,
     server: ServerOptions | None = None,
