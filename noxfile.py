@@ -116,12 +116,12 @@ def release(session: nox.Session) -> None:
     """Build, look into what was built, and run the demo from the wheel, on every Python."""
     session.install("build", "twine")
     folder = session.create_tmp()
-    for old in Path(folder).iterdir():
-        old.unlink()
-    session.run("python", "-m", "build", "--outdir", folder, silent=True)
-    session.run("python", "-m", "twine", "check", "--strict", *map(str, Path(folder).iterdir()))
-    (wheel,) = Path(folder).glob("*.whl")
-    (sdist,) = Path(folder).glob("*.tar.gz")
+    built = Path(folder, "dist")
+    shutil.rmtree(built, ignore_errors=True)
+    session.run("python", "-m", "build", "--outdir", str(built), silent=True)
+    session.run("python", "-m", "twine", "check", "--strict", *map(str, built.iterdir()))
+    (wheel,) = built.glob("*.whl")
+    (sdist,) = built.glob("*.tar.gz")
     session.run("python", "tests/release.py", "contents", str(wheel), str(sdist))
     for extra in ("", *PYPROJECT["project"]["optional-dependencies"]):
         session.run("python", "-m", "venv", "--clear", f"{folder}/venv")

@@ -46,7 +46,36 @@ class Stopwatch:
         self.cpu = time.process_time() - self._cpu
 
 
-class Ours:
+class Contender:
+    """What is measured of all of them in the same way, by an `enqueue` of their own."""
+
+    enqueue: Callable[[object], Awaitable[object]]
+    side_by_side: Callable[[Callable[[], Awaitable[None]], int], Awaitable[None]]
+
+    async def latency(self, count: int) -> Figures:
+        enqueue, times = self.enqueue, []
+        with Stopwatch() as watch:
+            for _ in range(count):
+                begin = time.perf_counter()
+                await enqueue(PAYLOAD)
+                times.append(time.perf_counter() - begin)
+        return {"median": statistics.median(times), "cpu": watch.cpu / count, "wall": watch.wall}
+
+    async def throughput(self, count: int, in_flight: int, size: int = 0) -> Figures:
+        enqueue = self.enqueue
+        payload: object = kib(size) if size else PAYLOAD
+
+        async def work() -> None:
+            for _ in range(count // in_flight):
+                await enqueue(payload)
+
+        with Stopwatch() as watch:
+            await self.side_by_side(work, in_flight)
+        done = count // in_flight * in_flight
+        return {"rate": done / watch.wall, "cpu": watch.cpu / done, "wall": watch.wall}
+
+
+class Ours(Contender):
     """This library."""
 
     def __init__(self, url: str, transport: str, format: str) -> None:
@@ -71,29 +100,13 @@ class Ours:
     async def request(self, method: str, data: object = None) -> Any:
         return await self.client.request(method, data)
 
-    async def latency(self, count: int) -> Figures:
-        enqueue, times = self.client.enqueue, []
-        with Stopwatch() as watch:
-            for _ in range(count):
-                begin = time.perf_counter()
-                await enqueue("send-email", PAYLOAD)
-                times.append(time.perf_counter() - begin)
-        return {"median": statistics.median(times), "cpu": watch.cpu / count, "wall": watch.wall}
+    def enqueue(self, payload: object) -> Awaitable[object]:
+        return self.client.enqueue("send-email", payload)
 
-    async def throughput(self, count: int, in_flight: int, size: int = 0) -> Figures:
-        enqueue = self.client.enqueue
-        payload: object = kib(size) if size else PAYLOAD
-
-        async def work() -> None:
-            for _ in range(count // in_flight):
-                await enqueue("send-email", payload)
-
-        with Stopwatch() as watch:
-            async with self.trio.open_nursery() as nursery:
-                for _ in range(in_flight):
-                    nursery.start_soon(work)
-        done = count // in_flight * in_flight
-        return {"rate": done / watch.wall, "cpu": watch.cpu / done, "wall": watch.wall}
+    async def side_by_side(self, work: Callable[[], Awaitable[None]], times: int) -> None:
+        async with self.trio.open_nursery() as nursery:
+            for _ in range(times):
+                nursery.start_soon(work)
 
     async def many(self, count: int) -> Figures:
         entries = [self.lib.EnqueueRequest("send-email", PAYLOAD) for _ in range(count)]
@@ -195,7 +208,7 @@ class Ours:
         return {"seconds": watch.wall, "cpu": watch.cpu, "round trips": watch.wall / delay}
 
 
-class PlainTrio:
+class PlainTrio(Contender):
     """A loop on trio-websocket as one writes it: a reader task, and an event for each request."""
 
     def __init__(self, url: str) -> None:
@@ -242,31 +255,13 @@ class PlainTrio:
     async def enqueue(self, payload: object) -> Any:
         return await self.request("job.enqueue", {"name": "send-email", "payload": payload})
 
-    async def latency(self, count: int) -> Figures:
-        times = []
-        with Stopwatch() as watch:
-            for _ in range(count):
-                begin = time.perf_counter()
-                await self.enqueue(PAYLOAD)
-                times.append(time.perf_counter() - begin)
-        return {"median": statistics.median(times), "cpu": watch.cpu / count, "wall": watch.wall}
-
-    async def throughput(self, count: int, in_flight: int, size: int = 0) -> Figures:
-        payload: object = kib(size) if size else PAYLOAD
-
-        async def work() -> None:
-            for _ in range(count // in_flight):
-                await self.enqueue(payload)
-
-        with Stopwatch() as watch:
-            async with self.trio.open_nursery() as nursery:
-                for _ in range(in_flight):
-                    nursery.start_soon(work)
-        done = count // in_flight * in_flight
-        return {"rate": done / watch.wall, "cpu": watch.cpu / done, "wall": watch.wall}
+    async def side_by_side(self, work: Callable[[], Awaitable[None]], times: int) -> None:
+        async with self.trio.open_nursery() as nursery:
+            for _ in range(times):
+                nursery.start_soon(work)
 
 
-class PlainAsyncio:
+class PlainAsyncio(Contender):
     """A loop on asyncio and websockets: a reader task, JSON, and a future for each request."""
 
     def __init__(self, url: str) -> None:
@@ -311,26 +306,8 @@ class PlainAsyncio:
     async def enqueue(self, payload: object) -> Any:
         return await self.request("job.enqueue", {"name": "send-email", "payload": payload})
 
-    async def latency(self, count: int) -> Figures:
-        times = []
-        with Stopwatch() as watch:
-            for _ in range(count):
-                begin = time.perf_counter()
-                await self.enqueue(PAYLOAD)
-                times.append(time.perf_counter() - begin)
-        return {"median": statistics.median(times), "cpu": watch.cpu / count, "wall": watch.wall}
-
-    async def throughput(self, count: int, in_flight: int, size: int = 0) -> Figures:
-        payload: object = kib(size) if size else PAYLOAD
-
-        async def work() -> None:
-            for _ in range(count // in_flight):
-                await self.enqueue(payload)
-
-        with Stopwatch() as watch:
-            await asyncio.gather(*(work() for _ in range(in_flight)))
-        done = count // in_flight * in_flight
-        return {"rate": done / watch.wall, "cpu": watch.cpu / done, "wall": watch.wall}
+    async def side_by_side(self, work: Callable[[], Awaitable[None]], times: int) -> None:
+        await asyncio.gather(*(work() for _ in range(times)))
 
     async def many(self, count: int) -> Figures:
         with Stopwatch() as watch:
