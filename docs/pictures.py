@@ -15,13 +15,13 @@ import trio
 import trio.testing
 from rich.console import Console, RenderableType
 
-from trio_dispatch.cli._demo import Demo
-from trio_dispatch.cli._demo_board import Board
-from trio_dispatch.cli._demo_plan import make_plan
-from trio_dispatch.cli._demo_server import make_server
-from trio_dispatch.cli._demo_view import LiveView
-from trio_dispatch.cli._top_board import TopBoard
-from trio_dispatch.cli._top_command import TopView
+from trio_dispatch.cli.demo.board import Board
+from trio_dispatch.cli.demo.demo import Demo
+from trio_dispatch.cli.demo.plan import make_plan
+from trio_dispatch.cli.demo.server import make_server
+from trio_dispatch.cli.demo.view import LiveView
+from trio_dispatch.cli.top.board import TopBoard
+from trio_dispatch.cli.top.command import TopView
 
 URL: Final = "ws://localhost:8080/dwp"
 MOMENT: Final = 2.6

@@ -27,7 +27,7 @@ TOOLS: Final = frozenset({"pip", "setuptools", "wheel", "trio-dispatch"})
 USES: Final[dict[str, tuple[str, ...]]] = {
     "": ("trio_dispatch", "trio_dispatch.testing"),
     "fast": ("websockets",),
-    "http": ("trio_dispatch._http",),
+    "http": ("trio_dispatch._link.http",),
     "remote": ("trio_dispatch.remote",),
     "server": ("trio_dispatch.server",),
     "testing": (
@@ -37,8 +37,8 @@ USES: Final[dict[str, tuple[str, ...]]] = {
         "pytest_trio",
     ),
     "opentelemetry": ("trio_dispatch.opentelemetry",),
-    "cli": ("trio_dispatch.cli._app",),
-    "all": ("trio_dispatch.remote", "trio_dispatch.cli._app", "trio_dispatch.opentelemetry"),
+    "cli": ("trio_dispatch.cli.app",),
+    "all": ("trio_dispatch.remote", "trio_dispatch.cli.app", "trio_dispatch.opentelemetry"),
 }
 IMPORT_SECONDS: Final = 0.25
 TIMED: Final = """

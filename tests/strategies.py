@@ -6,7 +6,7 @@ from datetime import datetime, timedelta, timezone
 
 from hypothesis import strategies as st
 
-from trio_dispatch._frames import ErrorBody, Frame
+from trio_dispatch._wire.frames import ErrorBody, Frame
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 """Any text that UTF-8 can hold."""

@@ -1,10 +1,20 @@
 """A structured-concurrency client for Dispatch, for trio."""
 
-from trio_dispatch._client import (
+from trio_dispatch._client.client import (
     Client,
     ClientStatistics,
 )
-from trio_dispatch._errors import (
+from trio_dispatch._client.finished_jobs import FinishedJobs
+from trio_dispatch._client.jobs import EnqueueRequest, JobHandle
+from trio_dispatch._client.opening import InsecureTokenWarning, connect_client, open_client
+from trio_dispatch._client.run_handle import RunEvents, RunHandle
+from trio_dispatch._client.subscriptions import Subscription, SubscriptionStatistics
+from trio_dispatch._client.watching import RunWatch
+from trio_dispatch._link.events import Connected, ConnectionEvent, Disconnected, LinkEvents
+from trio_dispatch._link.instruments import Instrument, RequestRecord
+from trio_dispatch._link.link import Link, LinkStatistics
+from trio_dispatch._link.opening import open_link, run_link
+from trio_dispatch._wire.errors import (
     AuthError,
     BadRequest,
     ClientClosed,
@@ -28,13 +38,8 @@ from trio_dispatch._errors import (
     SubscriptionOverflow,
     WorkflowFailed,
 )
-from trio_dispatch._finished_jobs import FinishedJobs
-from trio_dispatch._frames import ErrorBody, ErrorCode, Frame, FrameType, Method
-from trio_dispatch._instruments import Instrument, RequestRecord
-from trio_dispatch._jobs import EnqueueRequest, JobHandle
-from trio_dispatch._link import Link, LinkStatistics
-from trio_dispatch._link_events import Connected, ConnectionEvent, Disconnected, LinkEvents
-from trio_dispatch._models import (
+from trio_dispatch._wire.frames import ErrorBody, ErrorCode, Frame, FrameType, Method
+from trio_dispatch._wire.models import (
     BrokerStats,
     Event,
     FederationStats,
@@ -44,11 +49,6 @@ from trio_dispatch._models import (
     TimelineStep,
     WorkflowRun,
 )
-from trio_dispatch._open import InsecureTokenWarning, connect_client, open_client
-from trio_dispatch._open_link import open_link, run_link
-from trio_dispatch._run_handle import RunEvents, RunHandle
-from trio_dispatch._subscriptions import Subscription, SubscriptionStatistics
-from trio_dispatch._watching import RunWatch
 
 __version__ = "0.1.0"
 

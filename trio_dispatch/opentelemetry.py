@@ -8,9 +8,9 @@ from opentelemetry import metrics, trace
 from opentelemetry.trace import Span, SpanKind, Status, StatusCode
 
 from trio_dispatch import __version__
-from trio_dispatch._instruments import Instrument, RequestRecord
-from trio_dispatch._link_events import Connected, ConnectionEvent
-from trio_dispatch._models import Event
+from trio_dispatch._link.events import Connected, ConnectionEvent
+from trio_dispatch._link.instruments import Instrument, RequestRecord
+from trio_dispatch._wire.models import Event
 
 __all__ = ["OpenTelemetryInstrument"]
 

@@ -8,11 +8,11 @@ from typing import Any
 
 import trio
 
-from trio_dispatch.cli._demo import Demo
-from trio_dispatch.cli._demo_board import Board, Line
-from trio_dispatch.cli._demo_plan import CARD, CARD_RETRIES, ORDER, STOCK, make_plan
-from trio_dispatch.cli._demo_report import Report
-from trio_dispatch.cli._demo_server import charge_card, process_order, sync_stock, work
+from trio_dispatch.cli.demo.board import Board, Line
+from trio_dispatch.cli.demo.demo import Demo
+from trio_dispatch.cli.demo.plan import CARD, CARD_RETRIES, ORDER, STOCK, make_plan
+from trio_dispatch.cli.demo.report import Report
+from trio_dispatch.cli.demo.server import charge_card, process_order, sync_stock, work
 from trio_dispatch.server import Identity, Server
 
 ALL = Identity(subject="all", scopes={"*"})

@@ -13,7 +13,7 @@ import pytest
 from tests.cli.serving import serving
 from tests.remote.support import ApiService
 from trio_dispatch.cli import main
-from trio_dispatch.cli._exits import Exit
+from trio_dispatch.cli.exits import Exit
 from trio_dispatch.remote import unmarshal
 from trio_dispatch.remote._messages import DispatchRequest
 from trio_dispatch.remote._serving import HttpResponse

@@ -17,8 +17,8 @@ from tests.cli.serving import in_terminal, serving
 from tests.cli.showing import foreign_server
 from trio_dispatch import __version__
 from trio_dispatch.cli import main
-from trio_dispatch.cli._demo_plan import EMAIL
-from trio_dispatch.cli._exits import Exit
+from trio_dispatch.cli.demo.plan import EMAIL
+from trio_dispatch.cli.exits import Exit
 
 ROOT = Path(__file__).parents[2]
 COMMAND = [sys.executable, "-m", "trio_dispatch.cli"]

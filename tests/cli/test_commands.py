@@ -25,7 +25,7 @@ from rich.cells import cell_len
 from tests.cli.serving import in_terminal, serving
 from tests.cli.showing import QUIET
 from trio_dispatch.cli import main
-from trio_dispatch.cli._exits import Exit
+from trio_dispatch.cli.exits import Exit
 from trio_dispatch.server import Identity, Server, Workflow
 
 Run = Callable[..., tuple[int, str, str]]

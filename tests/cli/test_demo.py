@@ -9,12 +9,12 @@ import trio
 import trio.testing
 
 from tests.cli.showing import foreign_server, show
-from trio_dispatch.cli._demo import Demo
-from trio_dispatch.cli._demo_board import Board, Line
-from trio_dispatch.cli._demo_plan import CARD, EMAIL, IMAGE, REPORT, STOCK, make_plan
-from trio_dispatch.cli._demo_report import Outcome, Report
-from trio_dispatch.cli._demo_server import make_server
-from trio_dispatch.cli._exits import Exit
+from trio_dispatch.cli.demo.board import Board, Line
+from trio_dispatch.cli.demo.demo import Demo
+from trio_dispatch.cli.demo.plan import CARD, EMAIL, IMAGE, REPORT, STOCK, make_plan
+from trio_dispatch.cli.demo.report import Outcome, Report
+from trio_dispatch.cli.demo.server import make_server
+from trio_dispatch.cli.exits import Exit
 from trio_dispatch.server import Server, Workflow
 
 ROLES = (EMAIL, IMAGE, REPORT, STOCK, CARD)

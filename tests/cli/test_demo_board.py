@@ -5,8 +5,8 @@ from __future__ import annotations
 from datetime import datetime, timedelta, timezone
 
 from trio_dispatch import Event
-from trio_dispatch.cli._demo_board import STRANGERS_KEPT, Board, Line
-from trio_dispatch.cli._demo_plan import make_plan
+from trio_dispatch.cli.demo.board import STRANGERS_KEPT, Board, Line
+from trio_dispatch.cli.demo.plan import make_plan
 
 T0 = datetime(2024, 1, 1, tzinfo=timezone.utc)
 

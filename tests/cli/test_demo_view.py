@@ -11,14 +11,14 @@ import trio.testing
 from rich.console import Console
 
 from tests.cli.showing import foreign_server, show
-from trio_dispatch.cli._demo import Demo
-from trio_dispatch.cli._demo_board import Board
-from trio_dispatch.cli._demo_plan import EMAIL, ORDER, make_plan
-from trio_dispatch.cli._demo_report import Report
-from trio_dispatch.cli._demo_server import make_server
-from trio_dispatch.cli._demo_summary import plain, table
-from trio_dispatch.cli._demo_view import LiveView, PlainView
-from trio_dispatch.cli._exits import readable
+from trio_dispatch.cli.demo.board import Board
+from trio_dispatch.cli.demo.demo import Demo
+from trio_dispatch.cli.demo.plan import EMAIL, ORDER, make_plan
+from trio_dispatch.cli.demo.report import Report
+from trio_dispatch.cli.demo.server import make_server
+from trio_dispatch.cli.demo.summary import plain, table
+from trio_dispatch.cli.demo.view import LiveView, PlainView
+from trio_dispatch.cli.exits import readable
 
 SIZES = [(80, 24), (160, 48)]
 

@@ -9,8 +9,8 @@ import pytest
 
 from tests.cli.test_demo_view import SIZES, console, outline
 from trio_dispatch import Event, Stats, StreamGap
-from trio_dispatch.cli._top_board import REMEMBERED, WINDOW, TopBoard
-from trio_dispatch.cli._top_command import TopView
+from trio_dispatch.cli.top.board import REMEMBERED, WINDOW, TopBoard
+from trio_dispatch.cli.top.command import TopView
 
 AT = datetime(2026, 11, 21, 12, tzinfo=timezone.utc)
 

@@ -9,7 +9,7 @@ from typing import Any
 import trio
 
 from trio_dispatch import Client
-from trio_dispatch._open import make_client, running
+from trio_dispatch._client.opening import make_client, running
 from trio_dispatch.server import Identity, Server, Workflow
 
 URL = "ws://localhost/dwp"

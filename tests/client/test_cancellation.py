@@ -12,9 +12,9 @@ import trio.testing
 from tests.client.support import EITHER_LIBRARY, WEBSOCKETS, make_server, memory_client
 from tests.shares import FIRST, STEP
 from trio_dispatch import Client, EnqueueRequest, Frame
-from trio_dispatch._connection import GROUP
-from trio_dispatch._open import running
-from trio_dispatch._requests import Request
+from trio_dispatch._client.opening import running
+from trio_dispatch._link.connection import GROUP
+from trio_dispatch._link.requests import Request
 from trio_dispatch.server import Server
 
 pytestmark = pytest.mark.wires(*WEBSOCKETS)

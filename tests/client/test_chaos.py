@@ -23,7 +23,7 @@ from trio_dispatch import (
     JobFailed,
     RequestTimeout,
 )
-from trio_dispatch._open import running
+from trio_dispatch._client.opening import running
 from trio_dispatch.server import Server
 from trio_dispatch.testing import FaultPlan, FaultyProxy
 

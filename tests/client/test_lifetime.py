@@ -22,8 +22,8 @@ from trio_dispatch import (
     ConnectionLost,
     Disconnected,
 )
-from trio_dispatch._connection import Connection
-from trio_dispatch._open import running
+from trio_dispatch._client.opening import running
+from trio_dispatch._link.connection import Connection
 from trio_dispatch.testing import pipe
 
 if sys.version_info < (3, 11):

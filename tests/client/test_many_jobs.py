@@ -7,7 +7,7 @@ import trio
 
 from tests.client.support import make_server, memory_client, open_memory_client
 from trio_dispatch import ClientClosed, EnqueueRequest, NotFound
-from trio_dispatch._open import running
+from trio_dispatch._client.opening import running
 
 
 async def test_jobs_come_in_the_order_in_which_they_finish(autojump_clock: object) -> None:

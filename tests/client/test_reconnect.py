@@ -28,8 +28,8 @@ from trio_dispatch import (
     RequestTimeout,
     StreamGap,
 )
-from trio_dispatch._connection import Connection
-from trio_dispatch._open import running
+from trio_dispatch._client.opening import running
+from trio_dispatch._link.connection import Connection
 from trio_dispatch.server import Identity, Server
 from trio_dispatch.testing import PipeEnd
 
@@ -377,7 +377,7 @@ async def test_of_several_urls_each_dial_takes_the_next(autojump_clock: object) 
             raise OSError("down")
         return await server.open_stream()
 
-    from trio_dispatch._open import make_client
+    from trio_dispatch._client.opening import make_client
 
     urls = [f"ws://{name}.localhost/dwp" for name in "abc"]
     client = make_client(urls, token="demo-token", fail_first_connect=False)

@@ -19,7 +19,7 @@ from trio_dispatch import (
     StreamGap,
     WorkflowFailed,
 )
-from trio_dispatch._open import running
+from trio_dispatch._client.opening import running
 from trio_dispatch.server import Server, Workflow
 from trio_dispatch.testing import FaultyProxy
 

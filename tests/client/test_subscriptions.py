@@ -11,8 +11,8 @@ import trio
 import trio_dispatch
 from tests.client.support import WEBSOCKETS, make_server, open_memory_client
 from trio_dispatch import Client, Event, Frame, Subscription, SubscriptionOverflow
-from trio_dispatch._codecs import JSON
-from trio_dispatch._frames import WireFrame
+from trio_dispatch._wire.codecs import JSON
+from trio_dispatch._wire.frames import WireFrame
 
 
 async def enqueue_in_parallel(client: Client, count: int, queue: str, tasks: int = 4) -> list[str]:

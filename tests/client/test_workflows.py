@@ -9,7 +9,7 @@ import trio
 import trio_dispatch
 from tests.client.support import WEBSOCKETS, make_server, memory_client, open_memory_client
 from trio_dispatch import RunHandle, WorkflowFailed
-from trio_dispatch._open import running
+from trio_dispatch._client.opening import running
 from trio_dispatch.server import Server
 
 pytestmark = pytest.mark.wires(*WEBSOCKETS)

@@ -12,9 +12,9 @@ import trio.testing
 import trio_websocket
 
 from trio_dispatch import Frame, Link
-from trio_dispatch._block import in_background
-from trio_dispatch._codecs import JSON, thaw
-from trio_dispatch._open_link import make_link
+from trio_dispatch._link.block import in_background
+from trio_dispatch._link.opening import make_link
+from trio_dispatch._wire.codecs import JSON, thaw
 
 
 @attrs.define(eq=False)

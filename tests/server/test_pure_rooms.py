@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trio_dispatch._codecs import UndecodableFrame
+from trio_dispatch._wire.codecs import UndecodableFrame
 from trio_dispatch.server import Identity, PublishedEvent
 from trio_dispatch.server._broker import (
     INITIAL_CREDITS,

@@ -19,7 +19,7 @@ from trio_dispatch import (
     RequestTimeout,
     ServerError,
 )
-from trio_dispatch._open import running
+from trio_dispatch._client.opening import running
 from trio_dispatch.server import Quirks, Server
 
 # Requests.

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 import trio_dispatch
 from tests.client.support import make_server, memory_client
-from trio_dispatch._open import running
+from trio_dispatch._client.opening import running
 from trio_dispatch.testing import FaultPlan, FaultyProxy, pipe
 
 

@@ -9,7 +9,7 @@ from typing import Final
 __all__ = ["main"]
 
 _NOT_INSTALLED: Final = 2
-"""The exit code for wrong use; `trio_dispatch.cli._exits` cannot be imported here."""
+"""The exit code for wrong use; `trio_dispatch.cli.exits` cannot be imported here."""
 
 _EXTRAS: Final = {"google": "remote", "httpx": "http", "httpx_sse": "http", "httpcore": "http"}
 """Which extra brings a package that the extra `cli` does not."""
@@ -18,7 +18,7 @@ _EXTRAS: Final = {"google": "remote", "httpx": "http", "httpx_sse": "http", "htt
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command with *arguments* (by default the program's own); return its exit code."""
     try:
-        from trio_dispatch.cli._app import run
+        from trio_dispatch.cli.app import run
 
         # Commands import the extras that only they need.
         return run(sys.argv[1:] if arguments is None else arguments)

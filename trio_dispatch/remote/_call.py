@@ -8,8 +8,8 @@ from typing import Any, NewType
 import attrs
 from google.protobuf import any_pb2
 
-from trio_dispatch._arguments import check_text
-from trio_dispatch._url import parse_url
+from trio_dispatch._wire.arguments import check_text
+from trio_dispatch._wire.url import parse_url
 from trio_dispatch.remote._messages import CallMessage
 from trio_dispatch.remote._values import marshal
 

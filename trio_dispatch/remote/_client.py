@@ -16,10 +16,10 @@ from typing import Any, Final, cast
 import httpx
 import trio
 
-from trio_dispatch._arguments import check_seconds, check_text
-from trio_dispatch._errors import ConnectFailed, ProtocolError
-from trio_dispatch._httpx import Once, reason
-from trio_dispatch._url import parse_url
+from trio_dispatch._transport.httpx_tools import Once, reason
+from trio_dispatch._wire.arguments import check_seconds, check_text
+from trio_dispatch._wire.errors import ConnectFailed, ProtocolError
+from trio_dispatch._wire.url import parse_url
 from trio_dispatch.remote._call import Call, DispatchID
 from trio_dispatch.remote._errors import CallFailed, KeyRefused
 from trio_dispatch.remote._messages import DispatchRequest, DispatchResponse

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from trio_dispatch._errors import DispatchError
+from trio_dispatch._wire.errors import DispatchError
 from trio_dispatch.remote._messages import Status
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import trio
 
-from trio_dispatch._pipe import pipe
+from trio_dispatch._transport.pipe import pipe
 from trio_dispatch.server._assertions import ANYTHING, check_found
 from trio_dispatch.server._broker import Broker, PublishedEvent
 from trio_dispatch.server._clock import Clock
@@ -292,7 +292,7 @@ class Server:
             TypeError: no token is given, and none is known.
             AuthError: the server refused the token.
         """
-        from trio_dispatch._open import make_client, running
+        from trio_dispatch._client.opening import make_client, running
 
         if token is None and "token_provider" not in options:
             if callable(self._hub.tokens):

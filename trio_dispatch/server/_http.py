@@ -15,8 +15,8 @@ from urllib.parse import parse_qs, urlsplit
 import h11
 import trio
 
-from trio_dispatch._codecs import UndecodableFrame
-from trio_dispatch._frames import ErrorCode
+from trio_dispatch._wire.codecs import UndecodableFrame
+from trio_dispatch._wire.frames import ErrorCode
 from trio_dispatch.server import _wire
 from trio_dispatch.server._hub import Hub
 from trio_dispatch.server._identity import SUBSCRIBE_SCOPE

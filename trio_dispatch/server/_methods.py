@@ -15,7 +15,7 @@ import attrs
 import msgspec
 import trio
 
-from trio_dispatch._frames import ErrorCode, Method
+from trio_dispatch._wire.frames import ErrorCode, Method
 from trio_dispatch.server import _wire
 from trio_dispatch.server._broker import InvalidTopic, Subscriber, check_topic
 from trio_dispatch.server._clock import rfc3339

@@ -19,8 +19,8 @@ from websockets.frames import Frame as WebSocketFrame
 from websockets.protocol import State
 from websockets.server import ServerProtocol
 
-from trio_dispatch._codecs import NilTimestamp, UndecodableFrame
-from trio_dispatch._frames import ErrorCode, FrameType, Method
+from trio_dispatch._wire.codecs import NilTimestamp, UndecodableFrame
+from trio_dispatch._wire.frames import ErrorCode, FrameType, Method
 from trio_dispatch.server import _wire
 from trio_dispatch.server._broker import PublishedEvent, Subscriber
 from trio_dispatch.server._framing import BrokenFrame, FrameBuffer, Opcode, opcode_of

@@ -13,8 +13,8 @@ from typing import Final
 
 import msgspec
 
-from trio_dispatch._codecs import MsgpackCodec, UndecodableFrame, decode_leniently
-from trio_dispatch._frames import ErrorBody, Frame, FrameType
+from trio_dispatch._wire.codecs import MsgpackCodec, UndecodableFrame, decode_leniently
+from trio_dispatch._wire.frames import ErrorBody, Frame, FrameType
 from trio_dispatch.server._clock import ZERO_TIME, Clock, frame_id, rfc3339
 
 JSON_FORMAT: Final = "json"

@@ -1,6 +1,6 @@
 """What tests of programs need: a network that fails on demand."""
 
-from trio_dispatch._pipe import PipeEnd, pipe
+from trio_dispatch._transport.pipe import PipeEnd, pipe
 from trio_dispatch.testing._plan import WEIGHTS, FaultPlan
 from trio_dispatch.testing._proxy import Fault, FaultyProxy, ProxyStatistics
 

@@ -15,8 +15,8 @@ from urllib.parse import urlsplit, urlunsplit
 import attrs
 import trio
 
-from trio_dispatch._groups import leaves
-from trio_dispatch._pipe import PipeEnd, pipe
+from trio_dispatch._transport.groups import leaves
+from trio_dispatch._transport.pipe import PipeEnd, pipe
 
 Direction = Literal["to_server", "to_client"]
 Where = Literal["to_server", "to_client", "both"]

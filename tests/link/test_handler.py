@@ -1,0 +1,162 @@
+"""The user's handler: one frame at a time, in order, and nothing that it does harms the link."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+import trio
+from msgspec import Raw
+from trio.testing import wait_all_tasks_blocked
+
+from trio_dispatch._link.handler import WAITING, Handler, HandlerTask
+from trio_dispatch._wire.errors import ConnectionLost
+from trio_dispatch._wire.frames import Frame, WireFrame
+from trio_dispatch._wire.session import Ready
+
+LOG = logging.getLogger("tests.handler")
+
+
+def frame(n: int) -> WireFrame:
+    """A frame off the wire."""
+    return WireFrame(id=str(n), data=Raw(b'{"n":%d}' % n))
+
+
+@asynccontextmanager
+async def handling(handler: Handler | None) -> AsyncIterator[HandlerTask]:
+    """A handler at work."""
+    task = HandlerTask(handler, LOG)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(task.run)
+        yield task
+        await wait_all_tasks_blocked()
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_plain_handler_gets_every_frame_in_order_with_its_data_decoded() -> None:
+    got: list[Frame] = []
+    async with handling(got.append) as task:
+        task.on_push(frame(1))
+        task.on_stray(frame(2))
+        assert got == []  # not in the reader, but in a task of its own
+    assert got == [Frame(id="1", data={"n": 1}), Frame(id="2", data={"n": 2})]
+
+
+async def test_an_async_handler_gets_one_frame_at_a_time(autojump_clock: object) -> None:
+    log: list[str] = []
+
+    async def handle(frame: Frame) -> None:
+        log.append(f"begin {frame.id}")
+        await trio.sleep(1)
+        log.append(f"end {frame.id}")
+
+    async with handling(handle) as task:
+        for n in (1, 2):
+            task.on_push(frame(n))
+        await trio.sleep(3)
+    assert log == ["begin 1", "end 1", "begin 2", "end 2"]
+
+
+async def test_what_a_plain_handler_returns_is_awaited_if_it_can_be() -> None:
+    awaited: list[str] = []
+
+    async def later(id: str) -> None:
+        await trio.lowlevel.checkpoint()
+        awaited.append(id)
+
+    async with handling(lambda frame: later(frame.id)) as task:
+        task.on_push(frame(1))
+    assert awaited == ["1"]
+
+
+@pytest.mark.parametrize("kind", ["plain", "async"])
+async def test_what_a_handler_raises_is_logged_and_the_next_frame_is_handled(
+    kind: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    got: list[str] = []
+
+    def plain(frame: Frame) -> None:
+        got.append(frame.id)
+        raise ValueError("boom")
+
+    async def slow(frame: Frame) -> None:
+        await trio.lowlevel.checkpoint()
+        plain(frame)
+
+    async with handling(plain if kind == "plain" else slow) as task:
+        task.on_push(frame(1))
+        task.on_push(frame(2))
+    assert got == ["1", "2"]
+    assert [record.exc_text is not None for record in caplog.records] == [True, True]
+    assert "boom" in caplog.text
+
+
+async def test_data_that_cannot_be_read_is_logged_and_the_next_frame_is_handled(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    got: list[Frame] = []
+    async with handling(got.append) as task:
+        task.on_push(WireFrame(data=Raw(b"not json")))
+        task.on_push(frame(2))
+    assert [frame.id for frame in got] == ["2"]
+    assert len(caplog.records) == 1
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])
+async def test_only_exceptions_are_caught(error: type[BaseException]) -> None:
+    def handle(frame: Frame) -> None:
+        raise error
+
+    task = HandlerTask(handle, LOG)
+    task.on_push(frame(1))
+    with pytest.raises(error):
+        await task.run()
+
+
+async def test_a_handler_is_cancelled_with_the_link() -> None:
+    ended: list[str] = []
+
+    async def handle(frame: Frame) -> None:
+        try:
+            await trio.sleep_forever()
+        finally:
+            ended.append(frame.id)
+
+    async with handling(handle) as task:
+        task.on_push(frame(1))
+        task.on_push(frame(2))
+    assert ended == ["1"]
+
+
+async def test_frames_beyond_the_queue_are_dropped_counted_and_logged(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    got: list[Frame] = []
+    async with handling(got.append) as task:
+        for n in range(WAITING + 2):
+            task.on_push(frame(n))
+        assert task.dropped == 2
+    assert [frame.id for frame in got] == [str(n) for n in range(WAITING)]
+    assert "dropped so far: 2" in caplog.text
+
+
+async def test_without_a_handler_frames_are_dropped_and_nobody_minds(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async with handling(None) as task:
+        for n in range(WAITING + 2):
+            task.on_push(frame(n))
+    assert task.dropped == 0
+    assert caplog.records == []
+
+
+async def test_what_else_the_link_tells_needs_nothing() -> None:
+    got: list[Frame] = []
+    async with handling(got.append) as task:
+        task.on_ready(Ready(None, "", None))
+        task.on_lost(None)
+        task.on_end(ConnectionLost("gone"))
+        task.on_push(frame(1))
+    assert len(got) == 1

@@ -1,0 +1,1 @@
+"""The typed API on a link: calls, jobs, runs and subscriptions."""

@@ -1,0 +1,537 @@
+"""The client: every method of the protocol, typed, on one link that stays connected."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterable
+from datetime import datetime
+from types import TracebackType
+from typing import Final, ParamSpec, TypeVar
+
+import attrs
+import msgspec
+import trio
+
+from trio_dispatch._client import jobs as _jobs
+from trio_dispatch._client.finished_jobs import FinishedJobs, run_workers, wait_workers
+from trio_dispatch._client.jobs import EnqueueRequest, JobHandle
+from trio_dispatch._client.run_connections import CarriedRequest, RunConnections
+from trio_dispatch._client.run_handle import RunHandle
+from trio_dispatch._client.runs import Runs, encode_input
+from trio_dispatch._client.subscriptions import Subscription, Subscriptions
+from trio_dispatch._client.watching import RunWatch, finished_run
+from trio_dispatch._link.events import LinkEvents
+from trio_dispatch._link.link import Link, LinkStatistics
+from trio_dispatch._link.mailbox import Overflow
+from trio_dispatch._link.requests import Request
+from trio_dispatch._link.settings import LinkSettings
+from trio_dispatch._transport.websocket import Connector
+from trio_dispatch._wire.arguments import check_count, check_text, encode_payload
+from trio_dispatch._wire.channels import check_channel
+from trio_dispatch._wire.codecs import UndecodableFrame, decode_data, decode_leniently
+from trio_dispatch._wire.errors import DispatchError, NotSupported, ProtocolError, WorkflowFailed
+from trio_dispatch._wire.frames import SAFE_METHODS, Frame, FrameType, Method, WireFrame
+from trio_dispatch._wire.models import (
+    Job,
+    Published,
+    Stats,
+    TimelineStep,
+    WorkflowRun,
+    read_job,
+    read_run,
+    read_stats,
+    read_timeline,
+)
+from trio_dispatch._wire.session import Ready
+
+T = TypeVar("T")
+P = ParamSpec("P")
+
+_published: Final = msgspec.json.Decoder(Published)
+
+
+@attrs.frozen(kw_only=True)
+class ClientStatistics:
+    """What a client has done and is doing."""
+
+    link: LinkStatistics
+    """The main connection."""
+    subscriptions: int
+    wanted_channels: int
+    """Channels that the server is asked for; overlapping subscriptions share them."""
+    undecodable_events: int
+    """Events that could not be read, and were dropped."""
+    runs: int
+    """Connections that carry a workflow run."""
+    runs_waiting: int
+    """Starts that wait for one, as ``max_concurrent_runs`` are in use."""
+    runs_limit: int
+
+
+class Client:
+    """A client of a Dispatch server. Made by `open_client` and `connect_client`.
+
+    All methods may be called from any task of the ``trio.run`` that the client belongs to. Those
+    that ask the server wait for a connection while there is none, and share these errors:
+
+    - `RequestTimeout`: no answer within ``request_timeout``;
+    - `ConnectionLost`: the connection was lost under a request that may have been carried out;
+    - `RequestError`: the server's own error, in a subclass by its code;
+    - `ProtocolError`: the answer makes no sense;
+    - `ClientClosed`: the client is closed; or the error that ended it.
+
+    Cancelled before its frame is written, a call sends nothing. Cancelled later, it leaves the
+    server to carry the request out, and drops the answer.
+    """
+
+    def __init__(self, settings: LinkSettings, max_concurrent_runs: int) -> None:
+        self._by_http = settings.addresses[0].is_http
+        self._subscriptions = Subscriptions(
+            shared=not self._by_http, instruments=settings.instruments
+        )
+        self.on_push = self._subscriptions.on_push
+        """For the link."""
+        self._link = Link(settings, self)
+        self._subscriptions.use(self._link)
+        self._run_connections = RunConnections(settings, max_concurrent_runs, self.why_ended)
+        self._runs = Runs(self, self._subscriptions, self._run_connections)
+        self._session_id: str | None = None
+        self._transport = "http" if self._by_http else settings.dial.library
+        self._dial = settings.dial
+
+    def __repr__(self) -> str:
+        return repr(self._link).replace("Link", "Client", 1)
+
+    # The connection.
+
+    @property
+    def connected(self) -> bool:
+        """Whether there is a connection right now."""
+        return self._link.connected
+
+    @property
+    def closed(self) -> bool:
+        """Whether the client is closed or has ended: no call will succeed any more."""
+        return self._link.closed
+
+    @property
+    def session_id(self) -> str | None:
+        """The server's name for the present session; None while there is none."""
+        return self._session_id if self.connected else None
+
+    @property
+    def transport(self) -> str:
+        """What carries the frames: ``trio-websocket``, ``websockets`` or ``http``."""
+        return self._transport
+
+    async def wait_connected(self) -> None:
+        """Wait until there is a connection.
+
+        Raises:
+            ClientClosed: the client is closed, or the error that ended it.
+        """
+        await self._link.wait_connected()
+
+    def connection_events(self) -> LinkEvents:
+        """Open a stream of `Connected` and `Disconnected`, which begins with the present state.
+
+        An async context manager over a `trio.abc.ReceiveChannel`. Every caller gets a stream of
+        its own; 1,024 unread events are kept, and then the oldest is dropped.
+        """
+        return self._link.events()
+
+    def statistics(self) -> ClientStatistics:
+        """Count what the client has done and is doing."""
+        return ClientStatistics(
+            link=self._link.statistics(),
+            subscriptions=len(self._subscriptions),
+            wanted_channels=len(self._subscriptions.wanted),
+            undecodable_events=self._subscriptions.undecodable,
+            runs=self._run_connections.in_use,
+            runs_waiting=self._run_connections.waiting,
+            runs_limit=self._run_connections.limit,
+        )
+
+    async def aclose(self) -> None:
+        """Close the client: waiting calls raise `ClientClosed`, the server forgets the session.
+
+        Returns when nothing of the client is left, after 2 s at the latest. Idempotent. Cancelled,
+        it goes on closing in the background, without this wait.
+        """
+        await self._link.aclose()
+
+    async def __aenter__(self) -> Client:
+        await self._link.__aenter__()
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> bool:
+        return await self._link.__aexit__(exc_type, exc, traceback)
+
+    # Jobs.
+
+    async def enqueue(
+        self, name: str, payload: object = None, *, queue: str | None = None, priority: int = 0
+    ) -> JobHandle:
+        """Enqueue a job.
+
+        Args:
+            name: the name that workers know it by. A server accepts any, and a job that no worker
+                knows stays ``running`` for ever.
+            payload: anything that msgspec encodes as JSON. None sends no payload.
+            queue: the queue to put it into; the server's default without.
+            priority: above 0, the job is claimed before others of its queue.
+
+        Raises:
+            TypeError, ValueError: an argument cannot be sent.
+        """
+        frame = _jobs.enqueue_frame(name, payload, queue, priority)
+        return _jobs.read_handle(self, await self._ask(frame))
+
+    async def enqueue_many(self, requests: Iterable[EnqueueRequest]) -> list[JobHandle]:
+        """Enqueue many jobs, hundreds at a time. Returns their handles, in order.
+
+        All entries are checked before the first is sent. Cancelled, it withdraws what is not yet
+        written.
+
+        Raises:
+            TypeError, ValueError: an entry cannot be sent; none was.
+            EnqueueManyFailed: some were not enqueued. The group holds an error for each, and
+                ``handles`` a handle for each of the others.
+        """
+        return await _jobs.enqueue_many(self, self._link, requests)
+
+    async def get_job(self, job_id: str) -> Job:
+        """Ask for a job. Raises `NotFound` if there is none of that id."""
+        return await self._read(Method.JOB_GET, "job_id", job_id, read_job)
+
+    async def cancel_job(self, job_id: str) -> None:
+        """Cancel a job.
+
+        A pending or retrying job will not run. A running one goes on, and may still end
+        ``completed``; a finished one becomes ``cancelled`` too. The server publishes no event.
+
+        Raises:
+            NotFound: there is no job of that id.
+        """
+        await self._ask(self._frame(Method.JOB_CANCEL, "job_id", job_id))
+
+    async def wait_job(self, job: str | JobHandle) -> Job:
+        """Wait until a job has completed, and return it.
+
+        The server is asked first, when an event says that it is worth it, after a lost connection,
+        and now and then (after 1 s, doubling to 30 s). There is no timeout: a job that no worker
+        knows runs for ever, so use a cancel scope where that can happen.
+
+        Raises:
+            JobFailed: it failed for good; ``job`` is its last state.
+            JobCancelled: it was cancelled.
+            NotFound: there is no job of that id.
+        """
+        job_id = job.job_id if isinstance(job, JobHandle) else check_text(job, "a job's id")
+        return await _jobs.wait_job(self, job_id)
+
+    def wait_jobs(self, jobs: Iterable[str | JobHandle]) -> FinishedJobs:
+        """Wait for many jobs, for the length of a block.
+
+        ``async with client.wait_jobs(handles) as finished: async for job in finished:`` gives each
+        job once, as it was when it had finished, in the order in which they finish. None raises:
+        ``job.state`` says how it ended. As for `wait_job` there is no timeout.
+        """
+        return FinishedJobs(self._runs.spawn, wait_workers(self, jobs), self.why_ended)
+
+    def run_jobs(self, requests: Iterable[EnqueueRequest], *, limit: int = 10) -> FinishedJobs:
+        """Enqueue jobs and wait for them, *limit* of them at once, for the length of a block.
+
+        ``async with client.run_jobs(requests, limit=8) as finished: async for job in finished:``
+        gives each job when it has finished, however it ended. *requests* is read as places become
+        free, so it may be endless. Leaving the block enqueues no more; what is enqueued runs on.
+        """
+        return FinishedJobs(self._runs.spawn, run_workers(self, requests, limit), self.why_ended)
+
+    # Workflows.
+
+    async def start_workflow(self, name: str, input: object = msgspec.UNSET) -> RunHandle:
+        """Start a workflow on a connection of its own, and return while it runs.
+
+        Returns as soon as the run is known, or over; 2 s after it was sent at the latest, with a
+        handle whose run becomes known later. While ``max_concurrent_runs`` runs are under way,
+        further ones wait in order before they are sent.
+
+        Cancelled before the start is written, nothing is started. Cancelled later, the run goes on.
+
+        Args:
+            name: the workflow's name.
+            input: anything that msgspec encodes as JSON; an empty object without. White space that
+                means nothing is added to objects and arrays, by which the run is known again.
+
+        Raises:
+            TypeError, ValueError: an argument cannot be sent.
+            ServerError: no workflow of that name is registered.
+            ConnectFailed: no connection could be made for the run.
+            NotSupported: over HTTP, where a run ends with its request.
+        """
+        self._needs_websocket("start_workflow()")
+        text = encode_input(name, input)
+        return RunHandle(self, await self._runs.start(name, text))
+
+    async def run_workflow(
+        self, name: str, input: object = msgspec.UNSET, *, cancel_with_scope: bool = False
+    ) -> WorkflowRun:
+        """Start a workflow, wait until the run has ended, and return it.
+
+        Args:
+            name: the workflow's name.
+            input: as for `start_workflow`.
+            cancel_with_scope: without, cancelling this leaves the run alone. With it, cancelling
+                this cancels the run on the server (protocol, "HTTP RPC"): it fails with ``context
+                canceled``. The start then goes by HTTP to ``<path>/rpc`` of the same server, and
+                a lost connection ends the run as well. Needs ``trio-dispatch[http]``.
+
+        Raises:
+            WorkflowFailed: the run failed; ``run`` is its last state.
+            ConnectionLost: the run's connection was lost, and the run was not found.
+            NotSupported: over HTTP without *cancel_with_scope*.
+        """
+        if cancel_with_scope:
+            return await self._run_in_scope(name, input)
+        self._needs_websocket(
+            "run_workflow() without cancel_with_scope=True", "cancel_with_scope=True"
+        )
+        handle = await self.start_workflow(name, input)
+        return await handle.wait()
+
+    async def get_workflow(self, run_id: str) -> WorkflowRun:
+        """Ask for a workflow run. Raises `NotFound` if there is none of that id."""
+        return await self._read(Method.WORKFLOW_GET, "run_id", run_id, read_run)
+
+    async def workflow_timeline(self, run_id: str) -> list[TimelineStep]:
+        """Ask which steps a run has finished, in order; none for a run that does not exist."""
+        return await self._read(Method.WORKFLOW_TIMELINE, "run_id", run_id, read_timeline)
+
+    async def publish_event(self, name: str, payload: object = None) -> str:
+        """Publish an event that workflows wait for. Returns the event's id.
+
+        One event releases one waiting workflow. It is kept until one takes it: published early, it
+        satisfies a later wait.
+
+        Args:
+            name: the event's name.
+            payload: anything that msgspec encodes as JSON. None sends no payload.
+        """
+        data: dict[str, object] = {"name": check_text(name, "an event's name")}
+        if payload is not None:
+            data["payload"] = encode_payload(payload, f"the payload of event {name!r}")
+        frame = Frame(type=FrameType.REQUEST, method=Method.WORKFLOW_EVENT, data=data)
+        answer = await self._ask(frame)
+        try:
+            return decode_leniently(bytes(answer.data), _published).event_id
+        except (msgspec.DecodeError, UnicodeError) as exc:
+            raise _unreadable(Method.WORKFLOW_EVENT, exc) from exc
+
+    # Subscriptions.
+
+    def subscribe(
+        self, *channels: str, buffer: int = 1024, overflow: Overflow = "raise"
+    ) -> Subscription:
+        """Subscribe to channels, for the length of a block.
+
+        ``async with client.subscribe("jobs") as events:`` begins when the server has confirmed all
+        channels, and ``async for event in events:`` gives their events in order of arrival, each
+        once however many of the channels it matches. A `StreamGap` stands where the connection was
+        lost in between. Leaving the block detaches at once and waits for nothing.
+
+        Args:
+            channels: ``jobs``, ``workflows``, ``firehose``, ``job:<id>``, ``workflow:<id>``,
+                ``queue:<name>``.
+            buffer: how many unread events are stored.
+            overflow: what happens when the buffer is full. ``"raise"``: nothing more is stored
+                until the reader has read what is there and been told by `SubscriptionOverflow`.
+                ``"drop_oldest"``: the oldest event is dropped, and ``dropped`` counts it.
+
+        Raises:
+            TypeError, ValueError: no server has such a channel, or an option makes no sense.
+        """
+        if not channels:
+            raise TypeError("subscribe() needs at least one channel")
+        names = dict.fromkeys(check_channel(channel) for channel in channels)
+        check_count(buffer, "buffer")
+        if overflow not in ("raise", "drop_oldest"):
+            raise ValueError(f"overflow is 'raise' or 'drop_oldest', not {overflow!r}")
+        return self._subscriptions.open(names, buffer, overflow)
+
+    def watch(self, run_id: str) -> RunWatch:
+        """Watch a workflow run, whoever started it, for the length of a block.
+
+        ``async for event in watch:`` gives its events from now on and ends when the run has ended,
+        at once if it is over already. Then ``watch.run`` is its last state.
+        """
+        return RunWatch(self, check_text(run_id, "a run's id"))
+
+    # The rest.
+
+    async def stats(self) -> Stats:
+        """Ask for the server's statistics."""
+        frame = Frame(type=FrameType.REQUEST, method=Method.STATS)
+        answer = await self._ask(frame, safe=True)
+        return self._decode(Method.STATS, answer, read_stats)
+
+    async def request(self, method: str, data: object = None, *, safe: bool = False) -> object:
+        """Send a request by the name of its method, and return the answer's data.
+
+        For methods that this client has no function for. ``workflow.start`` gets a connection of
+        its own, like `start_workflow`.
+
+        Args:
+            method: the method's name.
+            data: anything that msgspec encodes as JSON. None sends no data.
+            safe: the request may be sent once more if the connection is lost under it. The methods
+                that only read are safe anyway.
+        """
+        check_text(method, "a method's name")
+        if method == Method.WORKFLOW_START:
+            self._needs_websocket(f"request({method!r})")
+        encoded = None if data is None else encode_payload(data, f"the data of {method}")
+        frame = Frame(type=FrameType.REQUEST, method=method, data=encoded)
+        if method == Method.WORKFLOW_START:
+            answer = await self._carry(frame)
+        else:
+            answer = await self._ask(frame, safe=safe or method in SAFE_METHODS)
+        try:
+            return decode_data(answer.data)
+        except UndecodableFrame as exc:
+            raise _unreadable(method, exc) from exc
+
+    async def send(self, frame: Frame) -> None:
+        """Send a frame as it is, without waiting for an answer. Returns when it is written.
+
+        What answers it is counted in ``statistics().link.strays``, and dropped.
+
+        Raises:
+            TypeError, ValueError: *frame* cannot be encoded, or starts a workflow, which would
+                block this connection.
+            NotSupported: over HTTP, where everything has an answer.
+        """
+        self._needs_websocket("send()", "request()")
+        if frame.method == Method.WORKFLOW_START:
+            raise ValueError("a frame that starts a workflow blocks its connection for the run; "
+                             "use start_workflow()")  # fmt: skip
+        await self._link.send(frame)
+
+    # What the link tells.
+
+    def on_ready(self, ready: Ready) -> None:
+        """For the link."""
+        self._session_id = ready.session_id
+        self._subscriptions.on_ready()
+
+    def on_lost(self, since: datetime | None) -> None:
+        """For the link."""
+        self._subscriptions.on_lost(since)
+
+    def on_channel_lost(self, channel: str) -> None:
+        """For the link."""
+        self._subscriptions.on_channel_lost(channel)
+
+    def on_stray(self, frame: WireFrame) -> None:
+        """For the link, which counts and logs it."""
+
+    def on_end(self, error: DispatchError | None) -> None:
+        """For the link."""
+        self._subscriptions.on_end(error)
+
+    async def run(self) -> None:
+        """For the link."""
+        await self._runs.run()
+
+    # What the runs need.
+
+    def check_frame(self, frame: Frame) -> bytes:
+        """Refuse a frame that could not be sent. Returns its JSON text."""
+        return self._link.check_frame(frame)
+
+    def check_open(self) -> None:
+        """Raise `ClientClosed` if the client has ended."""
+        self._link.check_open()
+
+    def why_ended(self, request: Request | None = None) -> Exception:
+        """The error for somebody who was waiting when the client ended."""
+        return self._link.why_ended(self._link.error, request)
+
+    # Helpers.
+
+    def _needs_websocket(
+        self, what: str, instead: str = "run_workflow(..., cancel_with_scope=True)"
+    ) -> None:
+        if self._by_http:
+            url = self._link.address.shown_for_websocket
+            raise NotSupported(f"{what} does not work over HTTP: use {url!r}, or {instead}")
+
+    async def _run_in_scope(self, name: str, input: object) -> WorkflowRun:
+        text = encode_input(name, input)
+        try:
+            from trio_dispatch._client.rpc_run import carry_by_rpc
+        except ModuleNotFoundError as exc:
+            raise NotSupported(
+                "cancel_with_scope=True goes by HTTP: pip install 'trio-dispatch[http]'"
+            ) from exc
+        link = self._link
+
+        async def carry(carried: CarriedRequest, why_ended: Callable[[], Exception]) -> None:
+            await carry_by_rpc(carried, link.address, self._dial, link.get_token, why_ended)
+
+        started = await self._runs.start_in_scope(name, text, carry)
+        run = await finished_run(self, started.run_id)
+        if run.state == "failed":
+            raise WorkflowFailed(run)
+        return run
+
+    def use_connector(self, connector: Connector) -> None:
+        """Reach the server by *connector* instead of TCP. Before the client runs."""
+        self._link.use_connector(connector)
+        self._dial = attrs.evolve(self._dial, connector=connector)
+        self._run_connections.use_connector(connector)
+
+    def _frame(self, method: str, key: str, id: str) -> Frame:
+        what = "a job's id" if key == "job_id" else "a run's id"
+        return Frame(type=FrameType.REQUEST, method=method, data={key: check_text(id, what)})
+
+    def _ask(self, frame: Frame, *, safe: bool = False) -> Awaitable[WireFrame]:
+        return self._link.ask(Request(frame, self._link.check_frame(frame), safe=safe))
+
+    async def _read(self, method: str, key: str, id: str, read: Callable[[bytes], T]) -> T:
+        answer = await self._ask(self._frame(method, key, id), safe=True)
+        return self._decode(method, answer, read)
+
+    def _decode(self, method: str, answer: WireFrame, read: Callable[[bytes], T]) -> T:
+        try:
+            return read(bytes(answer.data))
+        except (msgspec.DecodeError, UnicodeError) as exc:
+            raise _unreadable(method, exc) from exc
+
+    async def _carry(self, frame: Frame) -> WireFrame:
+        text = self._link.check_frame(frame)
+        await trio.lowlevel.checkpoint()
+        self._link.check_open()
+        return await self._run_connections.carry(frame, text).wait()
+
+    async def run_in_block(
+        self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    ) -> None:
+        """Run beside a block, which raises the error that ends the client, if one does."""
+        await self._link.run(task_status=task_status)
+
+    async def run_alone(
+        self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    ) -> None:
+        """Run in a caller's nursery: where no block raises the client's error, this does."""
+        await self._link.run(task_status=task_status)
+        if self._link.error is not None and not self._link.used_as_block:
+            raise self._link.error
+
+
+def _unreadable(method: str, cause: Exception) -> ProtocolError:
+    return ProtocolError(f"the answer to {method} cannot be read: {cause}")

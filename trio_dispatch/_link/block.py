@@ -1,0 +1,131 @@
+"""Blocks whose background may end before they do.
+
+A client lives beside the body of an ``async with``. If the client ends, the body must end too, and
+the block raises the client's error; if the body raises, that comes out unchanged, although a
+nursery would wrap it in a group. Both are decided here, and only here.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from types import TracebackType
+from typing import Any, Protocol, TypeVar
+
+import trio
+
+from trio_dispatch._transport.groups import leaves
+from trio_dispatch._wire.errors import fresh
+
+if sys.version_info < (3, 11):  # pragma: no cover
+    from exceptiongroup import BaseExceptionGroup
+
+
+class Blocks:
+    """The ``async with`` blocks of one resource, each in a cancel scope of its own."""
+
+    def __init__(self) -> None:
+        self._scopes: dict[trio.lowlevel.Task, list[trio.CancelScope]] = {}
+        self.used = False
+        """Whether there was ever one, which raises (or raised) the resource's error."""
+
+    def enter(self) -> None:
+        """Begin a block."""
+        scope = trio.CancelScope()
+        scope.__enter__()
+        self._scopes.setdefault(trio.lowlevel.current_task(), []).append(scope)
+        self.used = True
+
+    def cancel(self) -> None:
+        """The resource has ended: so do the bodies of its blocks."""
+        for scopes in self._scopes.values():
+            for scope in scopes:
+                scope.cancel()
+
+    async def leave(
+        self,
+        exc: BaseException | None,
+        aclose: Callable[[], Awaitable[None]],
+        error: Callable[[], BaseException | None],
+    ) -> bool:
+        """End a block whose body raised *exc*: the result of ``__aexit__``.
+
+        Closes the resource. The body's own exception goes on unchanged; else the error that ended
+        the resource is raised, if one did.
+        """
+        task = trio.lowlevel.current_task()
+        scope = self._scopes[task].pop()
+        if not self._scopes[task]:
+            del self._scopes[task]
+        raised = exc
+        try:
+            if scope.__exit__(type(exc) if exc else None, exc, exc.__traceback__ if exc else None):
+                raised = None
+        except BaseException as rest:  # noqa: BLE001 - what is left of a group without our own Cancelled
+            raised = rest
+        ended_by = error()
+        try:
+            await aclose()
+        except trio.Cancelled:
+            if raised is None or isinstance(raised, trio.Cancelled):
+                raise
+        if raised is not None:
+            if raised is not exc:
+                raise raised
+            return False
+        if ended_by is not None:
+            raise fresh(ended_by)
+        return True
+
+
+class _Resource(Protocol):
+    async def __aenter__(self) -> Any: ...
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+        /,
+    ) -> Any: ...
+
+
+R = TypeVar("R", bound=_Resource)
+
+
+@asynccontextmanager
+async def in_background(
+    run: Callable[..., Awaitable[None]], resource: R
+) -> AsyncGenerator[R, None]:
+    """Run *run* beside a block that uses *resource*, and leave nothing of either behind.
+
+    *run* tells by its ``task_status`` when the block may begin; what it raises before that is
+    raised here. What the body raises comes out unchanged; KeyboardInterrupt and SystemExit win,
+    wherever they were raised.
+    """
+    from_body: BaseException | None = None
+    from_nursery: BaseException | None = None
+    try:
+        async with trio.open_nursery(strict_exception_groups=True) as nursery:
+            await nursery.start(run)
+            try:
+                async with resource:
+                    yield resource
+            except trio.Cancelled:
+                raise
+            except BaseException as exc:  # noqa: BLE001 - raised below
+                from_body = exc
+            nursery.cancel_scope.cancel()
+    except BaseExceptionGroup as group:
+        from_nursery = group
+    if from_nursery is not None:
+        found = list(leaves(from_nursery))
+        for leaf in found:
+            if isinstance(leaf, (KeyboardInterrupt, SystemExit)):
+                raise leaf
+        if from_body is None:
+            ours = [leaf for leaf in found if not isinstance(leaf, trio.Cancelled)]
+            raise ours[0] if ours else from_nursery
+    if from_body is not None:
+        raise from_body

@@ -1,0 +1,447 @@
+"""One connection: a session, a transport, and the tasks that carry bytes between them.
+
+The writer alone waits on the sending side (measured: cancelling a caller inside trio-websocket's
+``send_message`` breaks the connection for everybody), the reader alone on the receiving side, and
+the heartbeat only looks at the clock. While the writer writes nothing, a caller may write what goes
+without waiting: a plain call, which is over before anything can cancel it. None of them raises for
+a lost connection: they record why in `Connection.ending` and end the connection's own cancel scope.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable
+from datetime import datetime
+from typing import TYPE_CHECKING, Final, Protocol
+
+import trio
+
+from trio_dispatch._link.requests import Outbox, Request
+from trio_dispatch._link.settings import DialSettings, Heartbeat
+from trio_dispatch._transport.websocket import (
+    Transport,
+    TransportClosed,
+    UpgradeRefused,
+    open_transport,
+)
+from trio_dispatch._wire.errors import (
+    AuthError,
+    ConnectFailed,
+    ConnectionLost,
+    ProtocolError,
+    request_error,
+)
+from trio_dispatch._wire.frames import ErrorCode, WireFrame
+from trio_dispatch._wire.session import (
+    Answer,
+    Failure,
+    FrameSession,
+    Outcome,
+    Payload,
+    Pong,
+    Push,
+    Ready,
+    Refused,
+    State,
+    Stray,
+)
+
+if TYPE_CHECKING:
+    from trio_dispatch._wire.url import Address
+
+WINDOW: Final = 256
+"""Requests in flight per connection; the server works through them one after another."""
+
+BATCH: Final = 64 * 1024
+"""How many bytes of requests the writer takes at a time; a taken one can no longer be withdrawn."""
+
+MANY: Final = 8
+"""Requests in flight from which on the writer waits for company."""
+
+GROUP: Final = 16
+"""Waiting requests that are written without waiting for the writer's turn."""
+
+CLOSING_TIME: Final = 2.0
+"""Seconds for the exchange of close frames."""
+
+
+class Owner(Protocol):
+    """What a connection asks and tells the one who opened it. Plain calls, which never block."""
+
+    outbox: Outbox
+
+    def on_ready(self, ready: Ready) -> None:
+        """The session is established; nothing but credits has been queued yet."""
+
+    def on_settled(
+        self, request: Request, answer: WireFrame | None, error: Exception | None
+    ) -> None:
+        """A request is done."""
+
+    def on_push(self, frame: WireFrame) -> None:
+        """An event came."""
+
+    def on_channel_lost(self, channel: str) -> None:
+        """A channel's events come no more, although the connection stays. Only HTTP does that."""
+
+    def on_stray(self, frame: WireFrame) -> None:
+        """A frame came that nobody waits for."""
+
+
+class AnyConnection(Protocol):
+    """What a link asks of a connection, whatever carries it."""
+
+    written: dict[str, Request]
+    ending: Exception | None
+    was_ready: bool
+    frames_sent: int
+    frames_received: int
+
+    @property
+    def ready(self) -> bool:
+        """Whether requests can be written."""
+        ...
+
+    @property
+    def last_ts(self) -> datetime | None:
+        """The server's clock at the last frame that named it."""
+        ...
+
+    def wake(self) -> None:
+        """There is something to write."""
+
+    def forget(self, request: Request) -> None:
+        """Nobody waits any more for the answer to a request that was written here."""
+
+    def forget_all(self) -> list[Request]:
+        """Nobody waits any more for anything that was written here; returns what that was."""
+        ...
+
+    def close(self) -> None:
+        """Begin to close."""
+
+    async def run(self, get_token: Callable[[], Awaitable[str | None]]) -> None:
+        """Serve, and return when the connection is over, for whatever reason."""
+
+
+class Connection:
+    """A connection from its dialling to its end. `run` it once."""
+
+    def __init__(
+        self,
+        session: FrameSession,
+        owner: Owner,
+        address: Address,
+        settings: DialSettings,
+        heartbeat: Heartbeat | None,
+        logger: logging.Logger,
+    ) -> None:
+        self.session = session
+        self.written: dict[str, Request] = {}
+        """Requests that are owed an answer, by their ids on the wire, oldest first."""
+        self.ending: Exception | None = None
+        """Why it ended; None when it was closed on purpose."""
+        self.was_ready = False
+        self.frames_sent = 0
+        self.frames_received = 0
+        self._owner = owner
+        self._address = address
+        self._settings = settings
+        self._heartbeat = heartbeat
+        self._log = logger
+        self._scope = trio.CancelScope()
+        self._transport: Transport | None = None
+        self._established = trio.Event()
+        self._closing = False
+        self._idle_writer: trio.lowlevel.Task | None = None
+        self._last_life = 0.0
+        self._ping_written_at: float | None = None
+
+    @property
+    def last_ts(self) -> datetime | None:
+        """The server's clock at the last frame that named it."""
+        return self.session.last_ts
+
+    @property
+    def ready(self) -> bool:
+        """Whether requests can be written."""
+        return self.session.state is State.READY and not self._closing
+
+    # From outside: plain calls.
+
+    def wake(self) -> None:
+        """There is something to write.
+
+        The writer takes all that waits at once. But a request that is alone on the connection is
+        written here and now, which saves it two turns of the scheduler; and so is a group, which
+        lets the server begin while other callers are still to have their turn.
+        """
+        session, transport = self.session, self._transport
+        if not session.in_flight or len(self._owner.outbox) == GROUP:
+            if transport is not None and transport.can_send_now and self.ready:
+                if not session.has_urgent_data:
+                    payloads = self._take()
+                    self.frames_sent += len(payloads)
+                    transport.send_now(payloads)
+                    if not transport.pending:
+                        return
+        if self._idle_writer is not None:
+            task, self._idle_writer = self._idle_writer, None
+            trio.lowlevel.reschedule(task)
+
+    def forget(self, request: Request) -> None:
+        """Nobody waits any more for the answer to *request*, which was written here."""
+        if self.written.get(request.id) is request:
+            del self.written[request.id]
+            self.session.forget(request.id)
+
+    def forget_all(self) -> list[Request]:
+        """Nobody waits any more for anything that was written here; returns what that was."""
+        requests = list(self.written.values())
+        for id in self.written:
+            self.session.forget(id)
+        self.written.clear()
+        return requests
+
+    def close(self) -> None:
+        """Begin to close politely; `run` returns within `CLOSING_TIME` seconds."""
+        if self._transport is None or not self.was_ready:
+            self._end(None)
+            return
+        if not self._closing:
+            self._closing = True
+            self._scope.deadline = min(self._scope.deadline, trio.current_time() + CLOSING_TIME)
+            self.wake()
+
+    # The life of a connection.
+
+    async def run(self, get_token: Callable[[], Awaitable[str | None]]) -> None:
+        """Dial, serve, and return when the connection is over, for whatever reason.
+
+        Cancelled, it leaves no socket behind and does not wait for the peer.
+        """
+        self._scope.deadline = trio.current_time() + self._settings.connect_timeout
+        with self._scope:
+            try:
+                async with trio.open_nursery() as nursery:
+                    await self._begin(nursery, get_token)
+            finally:
+                if self._transport is not None:
+                    await self._transport.abort()
+        if self._scope.cancelled_caught and not self.was_ready and self.ending is None:
+            if not self._closing and self._scope.deadline <= trio.current_time():
+                self.ending = ConnectFailed(
+                    f"no session at {self._address.shown} within "
+                    f"{self._settings.connect_timeout:g} s"
+                )
+
+    async def _begin(
+        self, nursery: trio.Nursery, get_token: Callable[[], Awaitable[str | None]]
+    ) -> None:
+        token = await get_token()
+        bearer = (("Authorization", f"Bearer {token}"),) if token else ()
+        try:
+            self._transport = await open_transport(
+                nursery,
+                self._address,
+                headers=(*bearer, *self._settings.headers),
+                max_message_size=self._settings.max_message_size,
+                library=self._settings.library,
+                text_is_utf8=self._settings.text_is_utf8,
+                ssl_context=self._settings.ssl_context,
+                connector=self._settings.connector,
+            )
+        except UpgradeRefused as exc:
+            self._end(self._upgrade_error(exc))
+            return
+        except (OSError, TransportClosed, trio.BrokenResourceError) as exc:
+            self._end(self._dial_error(exc))
+            return
+        self._last_life = trio.current_time()
+        self.session.start(token)
+        if self.session.state is State.READY:
+            self._on_ready(Ready(None, "", None))
+        nursery.start_soon(self._write)
+        nursery.start_soon(self._read)
+        if self._heartbeat is not None:
+            await self._established.wait()
+            nursery.start_soon(self._watch_for_life, self._heartbeat)
+
+    def _end(self, reason: Exception | None) -> None:
+        if not self._scope.cancel_called:
+            self.ending = reason
+            self._scope.cancel()
+
+    def _dial_error(self, cause: BaseException) -> ConnectFailed:
+        reason = cause.__cause__ if isinstance(cause, trio.BrokenResourceError) else cause
+        error = ConnectFailed(f"cannot connect to {self._address.shown}: {reason or cause}")
+        error.__cause__ = cause
+        return error
+
+    def _upgrade_error(self, cause: UpgradeRefused) -> Exception:
+        if cause.status == ErrorCode.UNAUTHORIZED:
+            return AuthError(cause.status, "the WebSocket upgrade was refused", None, "auth")
+        error = ConnectFailed(f"cannot connect to {self._address.shown}: {cause}")
+        error.__cause__ = cause
+        return error
+
+    # The writer.
+
+    async def _write(self) -> None:
+        assert self._transport is not None
+        try:
+            while True:
+                ping_goes_along = self._ping_written_at is None
+                if self.session.in_flight > MANY:
+                    # More callers are about to be woken by answers that have arrived, and their
+                    # requests can go along (measured: 15 % less CPU on trio-websocket).
+                    for _ in range(2):
+                        await trio.lowlevel.checkpoint()
+                payloads = self._take()
+                if payloads:
+                    await self._transport.send(payloads)
+                    self.frames_sent += len(payloads)
+                    if ping_goes_along:
+                        self._ping_written_at = trio.current_time()
+                elif self._closing:
+                    break
+                elif self._transport.pending:
+                    await self._transport.flush()
+                else:
+                    await self._wait_for_work()
+            await self._transport.aclose()
+        except TransportClosed as exc:
+            self._lost(str(exc))
+        else:
+            self._end(None)
+
+    def _take(self) -> list[Payload]:
+        """Take what may be written now. From here on it counts as written."""
+        session = self.session
+        if self.ready:
+            outbox = self._owner.outbox
+            debug = self._log.isEnabledFor(logging.DEBUG)
+            while session.bytes_to_send < BATCH:
+                request = outbox.take(window_full=session.in_flight >= WINDOW)
+                if request is None:
+                    break
+                self._put_on_the_wire(request)
+                if debug:
+                    self._log.debug("-> %r", request.frame)
+        return session.data_to_send()
+
+    def _put_on_the_wire(self, request: Request) -> None:
+        try:
+            if request.answered:
+                request.id = self.session.request(request.frame, request.text)
+                self.written[request.id] = request
+                request.written = True
+            else:
+                self.session.send(request.frame)
+                request.written = True
+                self._owner.on_settled(request, None, None)
+        except (TypeError, ValueError) as exc:
+            self._owner.on_settled(request, None, exc)
+
+    async def _wait_for_work(self) -> None:
+        def abort(_: object) -> trio.lowlevel.Abort:
+            self._idle_writer = None
+            return trio.lowlevel.Abort.SUCCEEDED
+
+        self._idle_writer = trio.lowlevel.current_task()
+        await trio.lowlevel.wait_task_rescheduled(abort)
+
+    # The reader.
+
+    async def _read(self) -> None:
+        assert self._transport is not None
+        try:
+            while True:
+                messages = await self._transport.receive()
+                self._last_life = trio.current_time()
+                self.frames_received += len(messages)
+                debug = self._log.isEnabledFor(logging.DEBUG)
+                for message in messages:
+                    for outcome in self.session.receive(message):
+                        if debug:
+                            self._log.debug("<- %r", outcome)
+                        self._act(outcome)
+                if (
+                    self.session.has_urgent_data
+                    or self._transport.pending
+                    or len(self._owner.outbox)
+                ):
+                    self.wake()
+        except TransportClosed as exc:
+            self._lost(str(exc))
+        except ProtocolError as exc:
+            self._end(exc)
+
+    def _act(self, outcome: Outcome) -> None:
+        if isinstance(outcome, Push):
+            self._owner.on_push(outcome.frame)
+        elif isinstance(outcome, Answer):
+            request = self.written.pop(outcome.id)
+            self._owner.on_settled(request, outcome.frame, None)
+        elif isinstance(outcome, Failure):
+            request = self.written.pop(outcome.id)
+            error = request_error(outcome.error, request.frame.method)
+            self._owner.on_settled(request, None, error)
+        elif isinstance(outcome, Ready):
+            self._on_ready(outcome)
+        elif isinstance(outcome, Refused):
+            self._end(request_error(outcome.error, "auth"))
+        elif isinstance(outcome, Stray):
+            self._owner.on_stray(outcome.frame)
+        else:
+            assert isinstance(outcome, Pong)  # a sign of life like any other frame
+
+    def _on_ready(self, ready: Ready) -> None:
+        self.was_ready = True
+        self._established.set()
+        self._scope.deadline = float("inf")
+        self._owner.on_ready(ready)
+        self.wake()
+
+    def _lost(self, how: str) -> None:
+        if self._closing:
+            return  # the peer may go first; the writer sees the close through
+        if self.was_ready:
+            self._end(ConnectionLost(f"the connection to {self._address.shown} was lost: {how}"))
+        else:
+            self._end(ConnectFailed(f"cannot connect to {self._address.shown}: {how}"))
+
+    # The heartbeat.
+
+    async def _watch_for_life(self, heartbeat: Heartbeat) -> None:
+        """Ping a peer that is silent for an interval; give it up when it stays so."""
+        while True:
+            await trio.sleep_until(self._last_life + heartbeat.interval)
+            silent_since = self._last_life
+            if not self.ready:
+                return  # closing, which has a deadline of its own
+            if trio.current_time() < silent_since + heartbeat.interval:
+                continue
+            self._ping_written_at = None
+            self.session.ping()
+            self.wake()
+            if not await self._shows_life(silent_since, heartbeat.timeout):
+                self._lost(f"no sign of life for {trio.current_time() - silent_since:.3g} s")
+                return
+
+    async def _shows_life(self, silent_since: float, timeout: float) -> bool:
+        assert self._transport is not None
+        asked_at = trio.current_time()
+        while self._last_life == silent_since:
+            # The time for an answer runs from when the ping is written. Until then a write is
+            # under way, which has as long to advance.
+            since = self._ping_written_at or self._transport.stuck_since or asked_at
+            if trio.current_time() < since + timeout:
+                await trio.sleep_until(since + timeout)
+                continue
+            # The answer may have arrived while this process was not running: let the reader,
+            # and the library under it, have one more turn before judging.
+            for _ in range(5):
+                await trio.lowlevel.checkpoint()
+            return self._last_life != silent_since
+        return True

@@ -1,0 +1,196 @@
+"""One frame in and one frame out by ``POST``; one channel of events by ``GET``. On httpx.
+
+The token stands in the frame for a request (protocol, "HTTP RPC"), and in the query for a stream,
+as the server reads it nowhere else there. httpx logs every URL, so the query goes beside the URL
+that it knows: as the ``target`` of the request, which is what is sent.
+"""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import AsyncGenerator, AsyncIterator, Generator
+from contextlib import aclosing, asynccontextmanager, contextmanager
+from types import TracebackType
+from typing import Final
+from urllib.parse import quote
+
+import httpx
+import httpx_sse
+import msgspec
+import trio
+
+from trio_dispatch._link.http.memory import MemoryTransport
+from trio_dispatch._link.settings import DialSettings
+from trio_dispatch._transport.httpx_tools import Once, reason
+from trio_dispatch._wire.codecs import JSON, UndecodableFrame
+from trio_dispatch._wire.frames import Frame, WireFrame
+from trio_dispatch._wire.url import Address
+
+_JSON_TYPE: Final = "application/json"
+_STREAM_TYPE: Final = "text/event-stream"
+
+
+class NotDelivered(Exception):
+    """There was no connection, so nothing was sent."""
+
+
+class Interrupted(Exception):
+    """It was sent, and what became of it is not known."""
+
+
+class NotAFrame(Exception):
+    """The answer came from something that is no Dispatch server, or from one that is broken."""
+
+    def __init__(self, status: int, text: str) -> None:
+        super().__init__(status, text)
+        self.status = status
+
+    def __str__(self) -> str:
+        status, text = self.args
+        return f"the server answered HTTP {status}" + (f": {text}" if text else "")
+
+
+@contextmanager
+def _telling_what_was_lost() -> Generator[None, None, None]:
+    """Make httpx's errors those of this module."""
+    try:
+        yield
+    except (httpx.ConnectError, httpx.ConnectTimeout, httpx.ProxyError) as exc:
+        raise NotDelivered(reason(exc)) from exc
+    except httpx.HTTPError as exc:
+        raise Interrupted(reason(exc)) from exc
+
+
+class HttpWire:
+    """Talks HTTP to one address, for the length of a block.
+
+    Reading is only ever given up by cancelling it: httpx reads by generators in generators, and the
+    inner ones of a loop that is left in any other way are never closed.
+    """
+
+    def __init__(self, address: Address, dial: DialSettings, token: str | None) -> None:
+        scheme = "https" if address.secure else "http"
+        path, _, query = address.resource.partition("?")
+        self._path = path.rstrip("/")
+        self._base = f"{scheme}://{address.host_header}{self._path}"
+        self._query = f"{query}&" if query else ""
+        self._token = token
+        self._max_message_size = dial.max_message_size
+        # Making a context that verifies costs 20 ms, for nothing where there is no TLS.
+        context = dial.ssl_context or (
+            ssl.create_default_context()
+            if address.secure
+            else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        )
+        connector = dial.connector
+        self._http = httpx.AsyncClient(
+            verify=context,
+            headers=list(dial.headers),
+            # All other waiting is the caller's, who has a scope for it.
+            timeout=httpx.Timeout(None, connect=dial.connect_timeout),
+            limits=httpx.Limits(max_connections=None, max_keepalive_connections=20),
+            transport=MemoryTransport(address, connector) if connector else None,
+        )
+
+    async def __aenter__(self) -> HttpWire:
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self._http.aclose()
+
+    async def post(self, frame: Frame) -> WireFrame:
+        """Send *frame* and return the one that answers it, an error frame perhaps.
+
+        Cancelled, it closes the connection, by which the server may notice.
+
+        Raises:
+            NotDelivered: there was no connection.
+            Interrupted: the connection was lost before the answer.
+            NotAFrame: the answer is none.
+        """
+        frame = msgspec.structs.replace(frame, token=self._token or "")
+        with _telling_what_was_lost():
+            request = self._request("POST", "/rpc", self._query.removesuffix("&"))
+            text = JSON.encode(frame)
+            request.headers["Content-Type"] = _JSON_TYPE
+            request.headers["Content-Length"] = str(len(text))
+            request.stream = Once(text)
+            async with aclosing(await self._http.send(request, stream=True)) as response:
+                body = bytearray()
+                with trio.CancelScope() as enough:
+                    async for chunk in response.aiter_bytes():
+                        body += chunk
+                        if len(body) > self._max_message_size:
+                            enough.cancel()
+        if len(body) > self._max_message_size:
+            raise NotAFrame(
+                response.status_code,
+                f"more than max_message_size ({self._max_message_size:,} bytes)",
+            )
+        try:
+            return JSON.decode(bytes(body))
+        except UndecodableFrame as exc:
+            beginning = bytes(body[:200]).decode("utf-8", "replace").strip()
+            raise NotAFrame(response.status_code, beginning) from exc
+
+    @asynccontextmanager
+    async def events(self, channel: str) -> AsyncGenerator[AsyncIterator[str], None]:
+        """Open a stream of *channel*: the ``data`` of each event, until the server ends it.
+
+        The block begins when the server has accepted the request, which says nothing about token,
+        scope and channel.
+
+        Raises:
+            NotDelivered: there was no connection.
+            Interrupted: the connection was lost.
+            NotAFrame: the answer is no event stream.
+        """
+        query = f"{self._query}token={quote(self._token or '', '')}&channel={quote(channel, '')}"
+        with _telling_what_was_lost():
+            request = self._request("GET", "/sse", query)
+            request.headers["Accept"] = _STREAM_TYPE
+            request.headers["Cache-Control"] = "no-store"
+            async with aclosing(await self._http.send(request, stream=True)) as response:
+                kind = response.headers.get("content-type", "").partition(";")[0].strip()
+                if response.status_code != 200 or kind != _STREAM_TYPE:
+                    raise NotAFrame(response.status_code, f"{kind or 'nothing'}, no event stream")
+                with trio.CancelScope() as enough:
+                    bounded = _Bounded(response, self._max_message_size, enough)
+                    source = httpx_sse.EventSource(bounded)  # type: ignore[arg-type]  # all it uses
+                    async with aclosing(source.aiter_sse()) as events:
+                        yield (event.data async for event in events if event.data)
+                if enough.cancelled_caught:
+                    raise Interrupted(f"an event of more than {self._max_message_size:,} bytes")
+
+    def _request(self, method: str, suffix: str, query: str) -> httpx.Request:
+        target = f"{self._path}{suffix}{'?' if query else ''}{query}"
+        request = self._http.build_request(
+            method, self._base + suffix, extensions={"target": target.encode()}
+        )
+        request.stream = Once(b"")
+        return request
+
+
+class _Bounded:
+    """What `httpx_sse.EventSource` needs of a response, with a limit to what one line may hold."""
+
+    def __init__(self, response: httpx.Response, limit: int, enough: trio.CancelScope) -> None:
+        self.headers = response.headers
+        self._response = response
+        self._limit = limit
+        self._enough = enough
+
+    async def aiter_text(self) -> AsyncGenerator[str, None]:
+        size = 0
+        async for text in self._response.aiter_text():
+            _, newline, rest = text.rpartition("\n")
+            size = len(rest) if newline else size + len(text)
+            if size > self._limit:
+                self._enough.cancel()
+            else:
+                yield text

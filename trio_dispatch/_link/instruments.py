@@ -1,0 +1,114 @@
+"""Instruments: what a client tells those who measure it, in the manner of `trio.abc.Instrument`.
+
+A client without instruments pays one look at an empty tuple for each request. The hooks are plain
+calls from the client's own tasks, so an instrument that blocks blocks the client; one that raises
+is logged, and asked no more.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+import attrs
+import trio
+
+if TYPE_CHECKING:
+    from trio_dispatch._link.events import ConnectionEvent
+    from trio_dispatch._link.requests import Request
+    from trio_dispatch._wire.models import Event
+
+
+@attrs.define(eq=False, weakref_slot=True)
+class RequestRecord:
+    """One request, from its call to its end. The same object at both.
+
+    Attributes:
+        method: for example ``job.enqueue``.
+        started_at: when it was asked for (`trio.current_time`).
+        seconds: how long it took; None while it is under way.
+        outcome: ``answered``, ``failed``, or ``cancelled``, when it has ended.
+        error: what it failed with.
+        maybe_delivered: whether the server may have seen it, when it has ended.
+    """
+
+    method: str
+    started_at: float
+    seconds: float | None = None
+    outcome: str | None = None
+    error: Exception | None = None
+    maybe_delivered: bool = False
+
+
+class Instrument:
+    """Override what you want to hear of. All methods are called without waiting for anything.
+
+    A request that waits for a connection, and one that is sent once more after a lost connection,
+    is one request. Methods of runs' own connections are told as well.
+    """
+
+    def connection(self, event: ConnectionEvent) -> None:
+        """A connection is up (`Connected`), or there is none (`Disconnected`)."""
+
+    def request_started(self, record: RequestRecord) -> None:
+        """A request was asked for, in the caller's own task and context."""
+
+    def request_finished(self, record: RequestRecord) -> None:
+        """It has ended: answered, failed or cancelled. In whatever task."""
+
+    def event(self, event: Event, receivers: int) -> None:
+        """An event came that *receivers* subscriptions match."""
+
+    def dropped(self, channels: tuple[str, ...], count: int) -> None:
+        """A subscription to *channels* was full, and *count* of its events are lost."""
+
+
+class Instruments:
+    """All instruments of one client."""
+
+    def __init__(
+        self, instruments: Sequence[Instrument] = (), logger: logging.Logger | None = None
+    ) -> None:
+        for instrument in instruments:
+            if not isinstance(instrument, Instrument):  # pyright: ignore[reportUnnecessaryIsInstance]
+                raise TypeError(f"an instrument is an Instrument, not {type(instrument).__name__}")
+        self._active = tuple(instruments)
+        self._log = logger or logging.getLogger("trio_dispatch")
+
+    def __bool__(self) -> bool:
+        return bool(self._active)
+
+    def _tell(self, call: Callable[[Instrument], None]) -> None:
+        for instrument in self._active:
+            try:
+                call(instrument)
+            except Exception:  # noqa: BLE001, PERF203 - users' code
+                self._log.exception("an instrument failed, and is asked no more: %r", instrument)
+                self._active = tuple(one for one in self._active if one is not instrument)
+
+    def connection(self, event: ConnectionEvent) -> None:
+        """See `Instrument.connection`."""
+        self._tell(lambda instrument: instrument.connection(event))
+
+    def watch(self, request: Request) -> None:
+        """Tell of *request* now, and when it has ended."""
+        record = RequestRecord(request.frame.method, trio.current_time())
+        self._tell(lambda instrument: instrument.request_started(record))
+
+        def ended(outcome: str) -> None:
+            record.seconds = trio.current_time() - record.started_at
+            record.outcome = outcome
+            record.error = request.error
+            record.maybe_delivered = request.maybe_delivered
+            self._tell(lambda instrument: instrument.request_finished(record))
+
+        request.on_end = ended
+
+    def event(self, event: Event, receivers: int) -> None:
+        """See `Instrument.event`."""
+        self._tell(lambda instrument: instrument.event(event, receivers))
+
+    def dropped(self, channels: tuple[str, ...], count: int) -> None:
+        """See `Instrument.dropped`."""
+        self._tell(lambda instrument: instrument.dropped(channels, count))

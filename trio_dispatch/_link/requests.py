@@ -1,0 +1,239 @@
+"""Requests on their way: what waits to be written, what was written, and by when.
+
+A request belongs to one caller, who is parked on it; the client keeps no request that nobody waits
+for. So the queue grows with the number of callers and with nothing else.
+
+The one-shot slot that a request is has the meaning of a one-item memory channel at a third of the
+cost (measured: waking a task by ``reschedule`` 3.8 µs, by a memory channel 11 µs), and one sweeper
+watches all deadlines instead of a cancel scope for each (measured: 10 µs).
+"""
+
+from __future__ import annotations
+
+import math
+from collections import OrderedDict
+from collections.abc import Callable
+from enum import IntEnum
+from typing import Final
+
+import trio
+
+from trio_dispatch._wire.errors import RequestTimeout
+from trio_dispatch._wire.frames import Frame, WireFrame
+
+
+class Lane(IntEnum):
+    """Which of the waiting frames go first: `Outbox.peek` goes by this order."""
+
+    RESTORE = 0
+    """Subscriptions. The supervisor makes them anew for every connection."""
+    AGAIN = 1
+    """Safe requests that were written to a connection that is gone."""
+    CALLS = 2
+
+
+class Request:
+    """A frame to send, and its answer when there is one.
+
+    Args:
+        frame: what to send.
+        text: its JSON text, where that is known already: a request is encoded once.
+        safe: whether it may be sent once more if the connection drops under it.
+        answered: whether an answer is expected; without, it is done when it is written.
+        lane: which frames it goes before.
+        on_done: called instead of waking a task, when the request is done.
+    """
+
+    __slots__ = (
+        "_task",
+        "answer",
+        "answered",
+        "deadline",
+        "drops",
+        "error",
+        "finished",
+        "frame",
+        "id",
+        "lane",
+        "on_done",
+        "on_end",
+        "safe",
+        "text",
+        "written",
+    )
+
+    def __init__(
+        self,
+        frame: Frame,
+        text: bytes | None = None,
+        *,
+        safe: bool = False,
+        answered: bool = True,
+        lane: Lane = Lane.CALLS,
+        on_done: Callable[[Request], None] | None = None,
+    ) -> None:
+        self.frame = frame
+        self.text = text
+        self.safe = safe
+        self.answered = answered
+        self.lane = lane
+        self.on_done = on_done
+        self.on_end: Callable[[str], None] | None = None
+        """Told how it ended, whoever waits for it: for instruments."""
+        self.id = ""
+        """The id on the wire, once written."""
+        self.written = False
+        self.drops = 0
+        """How many connections dropped after it was written to them."""
+        self.deadline = math.inf
+        self.finished = False
+        self.answer: WireFrame | None = None
+        self.error: Exception | None = None
+        self._task: trio.lowlevel.Task | None = None
+
+    @property
+    def maybe_delivered(self) -> bool:
+        """Whether the server may have seen it."""
+        return self.written or self.drops > 0
+
+    def finish(self, answer: WireFrame | None = None, error: Exception | None = None) -> None:
+        """Settle the request, once; wakes who waits for it."""
+        if self.finished:
+            return
+        self.finished = True
+        self.answer = answer
+        self.error = error
+        if self.on_end is not None:
+            self.on_end("answered" if error is None else "failed")
+        if self._task is not None:
+            task, self._task = self._task, None
+            trio.lowlevel.reschedule(task)
+        elif self.on_done is not None:
+            self.on_done(self)
+
+    def cancel(self) -> None:
+        """Nobody waits for it any more: whatever comes of it is dropped."""
+        if not self.finished:
+            self.finished = True
+            if self.on_end is not None:
+                self.on_end("cancelled")
+
+    async def wait(self, give_up: Callable[[Request], None]) -> WireFrame | None:
+        """Wait until the request is done, and return its answer (None if it expects none).
+
+        Cancelled, it calls *give_up* first. A checkpoint.
+
+        Raises:
+            DispatchError: what it was settled with.
+        """
+
+        def abort(_: object) -> trio.lowlevel.Abort:
+            self._task = None
+            self.cancel()
+            give_up(self)
+            return trio.lowlevel.Abort.SUCCEEDED
+
+        if self.finished:
+            await trio.lowlevel.checkpoint()
+        else:
+            self._task = trio.lowlevel.current_task()
+            await trio.lowlevel.wait_task_rescheduled(abort)
+        if self.error is not None:
+            raise self.error
+        return self.answer
+
+
+class Outbox:
+    """The frames that wait to be written, in lanes; and every deadline.
+
+    All requests of one link have the same timeout, so deadlines come in the order in which they
+    were set, and the first that stands is the next that expires.
+    """
+
+    def __init__(self) -> None:
+        self._lanes: Final[tuple[OrderedDict[Request, None], ...]] = tuple(
+            OrderedDict() for _ in Lane
+        )
+        self._deadlines: OrderedDict[Request, None] = OrderedDict()
+
+    def __len__(self) -> int:
+        """How many frames wait to be written."""
+        restoring, again, calls = self._lanes
+        return len(restoring) + len(again) + len(calls)
+
+    def __contains__(self, request: object) -> bool:
+        return any(request in lane for lane in self._lanes)
+
+    def put(self, request: Request) -> None:
+        """Queue *request* at the end of its lane."""
+        self._lanes[request.lane][request] = None
+
+    def peek(self, *, window_full: bool) -> Request | None:
+        """The next to write; only a restoring one when the window is full."""
+        for lane in self._lanes[:1] if window_full else self._lanes:
+            if lane:
+                return next(iter(lane))
+        return None
+
+    def take(self, *, window_full: bool) -> Request | None:
+        """Take what `peek` names."""
+        request = self.peek(window_full=window_full)
+        if request is not None:
+            self.remove(request)
+        return request
+
+    def remove(self, request: Request) -> None:
+        """*request* waits no longer to be written."""
+        self._lanes[request.lane].pop(request, None)
+
+    def clear(self, lane: Lane) -> None:
+        """Forget all that wait in *lane*."""
+        self._lanes[lane].clear()
+
+    def drain(self) -> list[Request]:
+        """Take everything that waits to be written, in order."""
+        requests = [request for lane in self._lanes for request in lane]
+        for lane in self._lanes:
+            lane.clear()
+        return requests
+
+    def watch(self, request: Request, timeout: float) -> None:
+        """Watch *request*'s deadline, *timeout* seconds from now."""
+        request.deadline = trio.current_time() + timeout
+        if request in self._deadlines:
+            self._deadlines.move_to_end(request)
+        else:
+            self._deadlines[request] = None
+
+    def unwatch(self, request: Request) -> None:
+        """*request* is done."""
+        self._deadlines.pop(request, None)
+
+    def next_deadline(self) -> float | None:
+        """The earliest deadline that is watched."""
+        for request in self._deadlines:
+            return request.deadline
+        return None
+
+    def expired(self, now: float) -> list[Request]:
+        """Take the requests whose deadlines have passed."""
+        late: list[Request] = []
+        while self._deadlines:
+            request = next(iter(self._deadlines))
+            if request.deadline > now:
+                break
+            del self._deadlines[request]
+            late.append(request)
+        return late
+
+
+def timed_out(request: Request, timeout: float) -> RequestTimeout:
+    """The error for a request without an answer."""
+    subject = request.frame.method or request.frame.type or "frame"
+    if request.maybe_delivered:
+        fate = "it was sent, so the server may still carry it out"
+    else:
+        fate = "it was never sent (no connection, or too many requests in flight)"
+    return RequestTimeout(
+        f"{subject}: no answer within {timeout:g} s; {fate}", request.maybe_delivered
+    )

@@ -1,0 +1,88 @@
+"""How a link behaves, and reading what users say of it."""
+
+from __future__ import annotations
+
+import logging
+import ssl
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import attrs
+
+from trio_dispatch._link.instruments import Instruments
+from trio_dispatch._transport.websocket import Connector, Library, choose_library
+from trio_dispatch._wire.session import FrameSession
+from trio_dispatch._wire.url import Address, parse_url
+
+if TYPE_CHECKING:
+    from trio_dispatch._link.connection import AnyConnection, Owner
+
+TokenProvider = Callable[[], "str | Awaitable[str]"]
+"""Gives a token, sync or async; asked before every dial."""
+
+LOGGER = logging.getLogger("trio_dispatch")
+
+
+@attrs.frozen(kw_only=True)
+class Heartbeat:
+    """When to ask a silent peer, and how long to wait for any sign of life. Seconds."""
+
+    interval: float
+    timeout: float
+
+
+@attrs.frozen(kw_only=True)
+class DialSettings:
+    """What every dial needs, whichever address it goes to."""
+
+    headers: tuple[tuple[str, str], ...] = attrs.field(default=(), repr=False)
+    ssl_context: ssl.SSLContext | None = None
+    connector: Connector | None = None
+    connect_timeout: float = 10.0
+    max_message_size: int = 16 * 1024 * 1024
+    library: Library = attrs.field(factory=lambda: choose_library("auto"))
+    text_is_utf8: bool = True
+    """Whether servers keep to it that text is UTF-8; msgpack comes as text that is not."""
+
+
+@attrs.frozen(kw_only=True)
+class LinkSettings:
+    """How a link behaves. Times in seconds."""
+
+    addresses: tuple[Address, ...]
+    token: str | None = attrs.field(default=None, repr=False)
+    token_provider: TokenProvider | None = None
+    dial: DialSettings = attrs.field(factory=DialSettings)
+    heartbeat: Heartbeat | None = None
+    request_timeout: float | None = None
+    reconnect: bool = True
+    min_reconnect_delay: float = 1.0
+    max_reconnect_delay: float = 60.0
+    max_reconnect_attempts: int | None = None
+    fail_first_connect: bool = True
+    logger: logging.Logger = LOGGER
+    instruments: Instruments = attrs.field(factory=Instruments)
+    new_session: Callable[[], FrameSession] = FrameSession
+    new_connection: (
+        Callable[[Owner, Address, DialSettings, logging.Logger], AnyConnection] | None
+    ) = None
+    """What makes a connection that is no WebSocket."""
+
+
+def read_addresses(url: str | Sequence[str], *schemes: str) -> tuple[Address, ...]:
+    """Read one URL or a list of them. Raises `ValueError` or `TypeError` for what is none."""
+    urls = [url] if isinstance(url, str) else list(url)
+    if not urls:
+        raise ValueError("at least one URL is needed")
+    return tuple(parse_url(u, *schemes) for u in urls)
+
+
+def read_headers(
+    headers: Mapping[str, str] | Sequence[tuple[str, str]],
+) -> tuple[tuple[str, str], ...]:
+    """Read extra HTTP headers. Raises `ValueError` for what cannot stand in one."""
+    pairs = tuple(headers.items() if isinstance(headers, Mapping) else headers)
+    for name, value in pairs:
+        if not name or not name.isascii() or any(c in name + value for c in "\r\n\0"):
+            raise ValueError(f"not an HTTP header: {name!r}")
+    return pairs

@@ -1,0 +1,1 @@
+"""Bytes and messages over streams, and what carries them."""

@@ -1,0 +1,111 @@
+"""WebSockets: "write these payloads, give me the next ones", over any trio Stream.
+
+`open_transport` dials and upgrades; what it returns knows nothing of frames. Two libraries can do
+it, trio-websocket and the sans-I/O core of websockets, and nothing outside tells them apart. They
+never send WebSocket pings (protocol, "WebSocket": a server's pong can corrupt its stream).
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import ssl
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Final, Literal
+
+import trio
+
+from trio_dispatch._transport.websocket.base import Transport, TransportClosed, UpgradeRefused
+from trio_dispatch._transport.websocket.stream import WireStream, dial
+from trio_dispatch._wire.url import Address
+
+__all__ = [
+    "Connector",
+    "Library",
+    "Transport",
+    "TransportClosed",
+    "UpgradeRefused",
+    "choose_library",
+    "open_transport",
+]
+
+Connector = Callable[[Address], Awaitable[trio.abc.Stream]]
+"""How to get a byte stream to an address; dialling TCP is one way."""
+
+Library = Literal["trio-websocket", "websockets"]
+
+OLDEST_WEBSOCKETS: Final = 15
+"""The first major version whose sans-I/O core is known to do."""
+
+
+def choose_library(name: str) -> Library:
+    """The library for ``transport=name``; ``"auto"`` takes the fastest that is installed.
+
+    Raises:
+        ModuleNotFoundError: *name* is not installed, or too old.
+    """
+    if name == "trio-websocket":
+        return "trio-websocket"
+    try:
+        found = importlib.metadata.version("websockets")
+    except importlib.metadata.PackageNotFoundError:
+        found = None
+    if found is not None and int(found.partition(".")[0]) >= OLDEST_WEBSOCKETS:
+        return "websockets"
+    if name == "auto":
+        return "trio-websocket"
+    state = "is not installed" if found is None else f"{found} is too old"
+    raise ModuleNotFoundError(
+        f"transport='websockets' needs websockets>={OLDEST_WEBSOCKETS}, which {state}: "
+        "pip install 'trio-dispatch[fast]'"
+    )
+
+
+async def open_transport(
+    nursery: trio.Nursery,
+    address: Address,
+    *,
+    headers: Sequence[tuple[str, str]],
+    max_message_size: int,
+    library: Library = "trio-websocket",
+    text_is_utf8: bool = True,
+    ssl_context: ssl.SSLContext | None = None,
+    connector: Connector | None = None,
+) -> Transport:
+    """Connect to *address* and upgrade to a WebSocket.
+
+    Its background task, if it needs one, lives in *nursery* until the nursery is cancelled, and
+    never raises there. Cancelled, it leaves no socket behind.
+
+    Args:
+        nursery: where its tasks live.
+        address: where to connect.
+        headers: for the upgrade, besides those that it needs.
+        max_message_size: bytes; a larger message ends the connection.
+        library: which one does it.
+        text_is_utf8: without, text messages may hold any bytes, and come as bytes.
+        ssl_context: for ``wss://``.
+        connector: instead of dialling TCP.
+
+    Raises:
+        OSError: no connection, or TLS failed.
+        UpgradeRefused: the server answered something else than 101.
+        TransportClosed: the connection ended, or broke the protocol, during the upgrade.
+    """
+    stream = await (connector(address) if connector else dial(address, ssl_context))
+    wire = WireStream(stream)
+    try:
+        # Either library is imported only where it is used.
+        if library == "websockets":
+            from trio_dispatch._transport.websocket import websockets_transport
+
+            return await websockets_transport.upgrade(
+                wire, address, headers, max_message_size, text_is_utf8=text_is_utf8
+            )
+        from trio_dispatch._transport.websocket import trio_websocket_transport
+
+        return await trio_websocket_transport.upgrade(
+            nursery, wire, address, headers, max_message_size, text_is_utf8=text_is_utf8
+        )
+    except BaseException:
+        await trio.aclose_forcefully(wire)
+        raise

@@ -1,0 +1,85 @@
+"""What every WebSocket transport can do."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from trio_dispatch._wire.session import Payload
+
+
+class TransportClosed(Exception):
+    """The connection is over; the message says how it ended."""
+
+
+class UpgradeRefused(Exception):
+    """The server answered the upgrade with an HTTP status of its own."""
+
+    def __init__(self, status: int, body: bytes = b"") -> None:
+        super().__init__(status, body)
+        self.status = status
+        self.body = body
+
+    def __str__(self) -> str:
+        text = self.body[:200].decode("utf-8", "replace").strip()
+        return f"the server answered the WebSocket upgrade with HTTP {self.status}" + (
+            f": {text}" if text else ""
+        )
+
+
+class Transport(Protocol):
+    """One WebSocket connection, upgraded.
+
+    `send` belongs to one task and `receive` to one task; cancelling `send` may leave half a
+    message behind, so after that the transport can only be closed.
+    """
+
+    async def send(self, payloads: Sequence[Payload]) -> None:
+        """Write *payloads*, one message each, in as few writes as can be.
+
+        Raises:
+            TransportClosed: the connection is over.
+        """
+
+    @property
+    def can_send_now(self) -> bool:
+        """Whether `send_now` may be called: it can, and nothing else is being written."""
+        ...
+
+    def send_now(self, payloads: Sequence[Payload]) -> None:
+        """Write *payloads* without waiting, from any task; what does not go is `pending`."""
+
+    async def flush(self) -> None:
+        """Write what is `pending`. For the task that sends.
+
+        Raises:
+            TransportClosed: the connection is over.
+        """
+
+    async def receive(self) -> Sequence[bytes | str]:
+        """Wait until something comes, and return the messages in it, in order.
+
+        There may be none in it: a control frame, or a part of a message.
+
+        Raises:
+            TransportClosed: the connection is over.
+        """
+        ...
+
+    async def aclose(self) -> None:
+        """Close politely: a close frame, and the peer's. Only deadlines bound this wait.
+
+        Cancelled or not, the socket is closed afterwards.
+        """
+
+    async def abort(self) -> None:
+        """Close the socket at once, without a word. Does not block."""
+
+    @property
+    def pending(self) -> bool:
+        """Whether there is something to `flush`: answers to control frames that came."""
+        ...
+
+    @property
+    def stuck_since(self) -> float | None:
+        """Since when (`trio.current_time`) a write makes no progress; None when none is stuck."""

@@ -1,0 +1,44 @@
+"""The other way: messages to bytes, each in one frame, many at a time.
+
+What the library does for each frame (its checks, a call of the system for each masking key) is done
+once for all that are written together (measured: 1.3 µs for each message, and 0.5 here).
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from collections.abc import Sequence
+from typing import Final
+
+try:
+    from websockets.speedups import apply_mask
+except ImportError:  # pragma: no cover - where the library was installed without a compiler
+    from websockets.utils import apply_mask
+
+from trio_dispatch._wire.session import Payload
+
+_TEXT: Final = 0x81
+_BINARY: Final = 0x82
+_MASKED: Final = 0x80
+_short: Final = struct.Struct("!BB").pack
+_medium: Final = struct.Struct("!BBH").pack
+_long: Final = struct.Struct("!BBQ").pack
+
+
+def join_messages(payloads: Sequence[Payload]) -> bytes:
+    """Make one masked frame of each message, and one string of all frames."""
+    keys = os.urandom(4 * len(payloads))
+    parts: list[bytes] = []
+    for number, payload in enumerate(payloads):
+        data, size = payload.data, len(payload.data)
+        first = _BINARY if payload.binary else _TEXT
+        if size < 126:
+            head = _short(first, _MASKED | size)
+        elif size < 65_536:
+            head = _medium(first, _MASKED | 126, size)
+        else:
+            head = _long(first, _MASKED | 127, size)
+        key = keys[4 * number : 4 * number + 4]
+        parts += (head, key, apply_mask(data, key))
+    return b"".join(parts)

@@ -1,0 +1,252 @@
+"""WebSockets by trio-websocket."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Sequence
+from typing import Final
+
+import trio
+import trio_websocket
+
+from trio_dispatch._transport.groups import leaves
+from trio_dispatch._transport.websocket.base import TransportClosed, UpgradeRefused
+from trio_dispatch._transport.websocket.splitter import FrameSplitter, ResponseHead
+from trio_dispatch._transport.websocket.stream import WireStream
+from trio_dispatch._wire.session import Payload
+from trio_dispatch._wire.url import Address
+
+_log = logging.getLogger("trio_dispatch.transport")
+
+QUEUED_MESSAGES: Final = 256
+"""Messages that the library's reader may be ahead of ours."""
+
+READ_SIZE: Final = 64 * 1024
+
+
+async def upgrade(
+    nursery: trio.Nursery,
+    stream: WireStream,
+    address: Address,
+    headers: Sequence[tuple[str, str]],
+    max_message_size: int,
+    *,
+    text_is_utf8: bool,
+) -> TrioWebSocketTransport:
+    """Do the handshake on *stream*; the library's tasks stay in *nursery*."""
+    inbox = Inbox()
+    splitting = SplittingStream(
+        stream, inbox, FrameSplitter(max_message_size, text_is_utf8=text_is_utf8)
+    )
+
+    async def host(
+        task_status: trio.TaskStatus[trio_websocket.WebSocketConnection],
+    ) -> None:
+        # A nursery around the library's reader task, so that what it raises ends here: a refusal
+        # before `started`, and after that a dropped connection, which `get_message` tells as well.
+        started = False
+        try:
+            async with trio.open_nursery() as inner:
+                async with trio.open_nursery() as handshake:
+                    handshake.start_soon(_raise_when_broken, stream)
+                    connection = await trio_websocket.wrap_client_stream(
+                        inner,
+                        splitting,  # type: ignore[arg-type]  # any Stream will do, says its docstring
+                        address.host_header,
+                        address.resource,
+                        extra_headers=[(name.encode(), value.encode()) for name, value in headers],
+                        message_queue_size=QUEUED_MESSAGES,
+                        max_message_size=max_message_size,
+                        receive_buffer_size=READ_SIZE,
+                    )
+                    handshake.cancel_scope.cancel()
+                stream.upgraded = started = True
+                inner.start_soon(inbox.fetch_from, connection)
+                task_status.started(connection)
+        except Exception as exc:  # noqa: BLE001 - told apart below
+            if started:
+                _log.debug("the WebSocket library failed", exc_info=True)
+                return
+            cause = next(leaves(exc))
+            if isinstance(cause, trio_websocket.ConnectionRejected):
+                raise UpgradeRefused(cause.status_code, cause.body or b"") from cause
+            raise TransportClosed(f"the WebSocket handshake failed: {cause}") from cause
+
+    return TrioWebSocketTransport(stream, inbox, await nursery.start(host))
+
+
+async def _raise_when_broken(stream: WireStream) -> None:
+    await stream.broken.wait()
+    raise TransportClosed("the connection ended during the handshake")
+
+
+class Inbox:
+    """Messages that came, from the splitter or from the library, for one reader."""
+
+    def __init__(self) -> None:
+        self._messages: list[bytes | str] = []
+        self._ended = False
+        self._changed = trio.lowlevel.ParkingLot()
+
+    def put(self, messages: Sequence[bytes | str]) -> None:
+        """Add *messages*."""
+        if messages:
+            self._messages += messages
+            self._changed.unpark_all()
+
+    async def wait_empty(self) -> None:
+        """Wait until the reader has taken everything."""
+        while self._messages:
+            await self._changed.park()
+
+    async def take(self) -> list[bytes | str]:
+        """Wait until there is something, and take all of it; nothing, at the end."""
+        await trio.lowlevel.checkpoint_if_cancelled()
+        while not self._messages and not self._ended:
+            await self._changed.park()
+        messages, self._messages = self._messages, []
+        self._changed.unpark_all()
+        return messages
+
+    async def fetch_from(self, ws: trio_websocket.WebSocketConnection) -> None:
+        """Fetch the messages that the library has put together, until the connection ends."""
+        try:
+            while True:
+                self.put((await ws.get_message(),))
+        except trio_websocket.ConnectionClosed:
+            self._ended = True
+            self._changed.unpark_all()
+
+
+class SplittingStream(trio.abc.Stream):
+    """What the library reads: all but the messages that are whole in one frame.
+
+    Those go to *inbox*, and nothing is read before they have been taken.
+    """
+
+    def __init__(self, stream: WireStream, inbox: Inbox, splitter: FrameSplitter) -> None:
+        self._stream = stream
+        self._inbox = inbox
+        self._splitter = splitter
+        self._head: ResponseHead | None = ResponseHead()
+        self._refused = False
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
+        """Read until there is something for the library."""
+        while True:
+            if self._head is None:
+                messages, others = self._splitter.split(b"")
+                self._inbox.put(messages)
+                if others:
+                    return others
+            await self._inbox.wait_empty()
+            data = await self._stream.receive_some(max_bytes)
+            if not data or self._refused:
+                return data
+            if self._head is not None:
+                return self._end_of_head(self._head, data)
+            self._splitter.put_back(data)
+
+    def _end_of_head(self, head: ResponseHead, data: bytes | bytearray) -> bytes | bytearray:
+        end = head.find_end(data)
+        if end < 0:
+            return data
+        self._head = None
+        if not head.accepts:
+            self._refused = True
+            return data
+        # A server may send frames right behind its response; they wait in the splitter.
+        self._splitter.put_back(data[end:])
+        return data[:end]
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        """As the stream below."""
+        await self._stream.send_all(data)
+
+    async def wait_send_all_might_not_block(self) -> None:
+        """As the stream below."""
+        await self._stream.wait_send_all_might_not_block()
+
+    async def aclose(self) -> None:
+        """As the stream below."""
+        await self._stream.aclose()
+
+
+class TrioWebSocketTransport:
+    """A `Transport` on trio-websocket."""
+
+    def __init__(
+        self, stream: WireStream, inbox: Inbox, ws: trio_websocket.WebSocketConnection
+    ) -> None:
+        self._stream = stream
+        self._inbox = inbox
+        self._ws = ws
+
+    @property
+    def stuck_since(self) -> float | None:
+        """Since when a write makes no progress."""
+        return self._stream.stuck_since
+
+    @property
+    def pending(self) -> bool:
+        """The library's own task answers control frames."""
+        return False
+
+    @property
+    def can_send_now(self) -> bool:
+        """The library writes in its own time."""
+        return False
+
+    def send_now(self, payloads: Sequence[Payload]) -> None:
+        """Not here."""
+        raise NotImplementedError
+
+    async def flush(self) -> None:
+        """Nothing is pending."""
+        await trio.lowlevel.checkpoint()
+
+    async def send(self, payloads: Sequence[Payload]) -> None:
+        """Write *payloads* at once: all but the last are held back and go along with it."""
+        *most, last = payloads
+        try:
+            if most:
+                self._stream.cork()
+                try:
+                    for payload in most:
+                        await self._ws.send_message(_message(payload))
+                finally:
+                    self._stream.uncork()
+            await self._ws.send_message(_message(last))
+        except trio_websocket.ConnectionClosed as exc:
+            raise TransportClosed(self._how_it_ended()) from exc
+
+    async def receive(self) -> Sequence[bytes | str]:
+        """Wait for messages."""
+        messages = await self._inbox.take()
+        if not messages:
+            raise TransportClosed(self._how_it_ended())
+        return messages
+
+    async def aclose(self) -> None:
+        """Close politely."""
+        try:
+            await self._ws.aclose()
+        finally:
+            await self.abort()
+
+    async def abort(self) -> None:
+        """Close the socket. The library leaves it open after a close by the peer."""
+        with contextlib.suppress(trio.BrokenResourceError):
+            await trio.aclose_forcefully(self._stream)
+
+    def _how_it_ended(self) -> str:
+        reason = self._ws.closed
+        if reason is None or reason.code == 1006:
+            return "the connection broke without a close frame"
+        text = f": {reason.reason}" if reason.reason else ""
+        return f"the WebSocket was closed with code {reason.code}{text}"
+
+
+def _message(payload: Payload) -> str | bytes:
+    return payload.data if payload.binary else payload.data.decode()
