@@ -4,16 +4,19 @@ from trio_dispatch._client.client import (
     Client,
     ClientStatistics,
 )
+from trio_dispatch._client.enqueueing import EnqueueManyFailed, EnqueueRequest
 from trio_dispatch._client.finished_jobs import FinishedJobs
-from trio_dispatch._client.jobs import EnqueueRequest, JobHandle
-from trio_dispatch._client.opening import InsecureTokenWarning, connect_client, open_client
+from trio_dispatch._client.jobs import JobHandle
+from trio_dispatch._client.opening import connect_client, open_client
+from trio_dispatch._client.options import InsecureTokenWarning
 from trio_dispatch._client.run_handle import RunEvents, RunHandle
 from trio_dispatch._client.subscriptions import Subscription, SubscriptionStatistics
 from trio_dispatch._client.watching import RunWatch
 from trio_dispatch._link.events import Connected, ConnectionEvent, Disconnected, LinkEvents
 from trio_dispatch._link.instruments import Instrument, RequestRecord
-from trio_dispatch._link.link import Link, LinkStatistics
+from trio_dispatch._link.link import Link
 from trio_dispatch._link.opening import open_link, run_link
+from trio_dispatch._link.supervisor import LinkStatistics
 from trio_dispatch._wire.errors import (
     AuthError,
     BadRequest,
@@ -22,7 +25,6 @@ from trio_dispatch._wire.errors import (
     ConnectFailed,
     ConnectionLost,
     DispatchError,
-    EnqueueManyFailed,
     InternalError,
     JobCancelled,
     JobFailed,

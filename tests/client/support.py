@@ -6,10 +6,13 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
+import attrs
 import trio
 
 from trio_dispatch import Client
-from trio_dispatch._client.opening import make_client, running
+from trio_dispatch._client.opening import running
+from trio_dispatch._client.options import read_options
+from trio_dispatch._transport.websocket import Connector
 from trio_dispatch.server import Identity, Server, Workflow
 
 URL = "ws://localhost/dwp"
@@ -96,16 +99,35 @@ async def calculate_total(order: Any) -> float:
     return 19.99 * len(order["items"])
 
 
+def new_client(*args: Any, **options: Any) -> Client:
+    """A client that does nothing yet; the options are those of `open_client`."""
+    return Client(read_options(*args, **options))
+
+
+def through(
+    client: Client,
+    connector: Connector | None = None,
+    *,
+    main: Connector | None = None,
+    runs: Connector | None = None,
+) -> Client:
+    """A client like *client* that reaches its server by *connector*, or by one for each purpose."""
+    settings = client._settings if connector is None else client._settings.over(connector)
+    if main is not None:
+        settings = attrs.evolve(settings, link=settings.link.over(main))
+    if runs is not None:
+        settings = attrs.evolve(settings, run_link=settings.run_link.over(runs))
+    return Client(settings)
+
+
 def memory_client(server: Server, token: str | None = "demo-token", **options: Any) -> Client:
     """A client that will reach *server* in memory."""
     defaults = {"url": URL, "token": token} | ({} if "url" in options else WIRES[wire])
-    client = make_client(**(defaults | options))
 
     async def connect(address: object) -> trio.abc.Stream:
         return await server.open_stream()
 
-    client.use_connector(connect)
-    return client
+    return through(new_client(**(defaults | options)), connect)
 
 
 @asynccontextmanager

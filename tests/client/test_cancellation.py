@@ -9,7 +9,7 @@ import pytest
 import trio
 import trio.testing
 
-from tests.client.support import EITHER_LIBRARY, WEBSOCKETS, make_server, memory_client
+from tests.client.support import EITHER_LIBRARY, WEBSOCKETS, make_server, memory_client, through
 from tests.shares import FIRST, STEP
 from trio_dispatch import Client, EnqueueRequest, Frame
 from trio_dispatch._client.opening import running
@@ -87,7 +87,7 @@ async def test_cancelled_at_any_step_of_its_life_a_client_leaves_nothing(
             step += STEP
             wires = Wires(server)
             client = memory_client(server)
-            client.use_connector(wires.connect)
+            client = through(client, wires.connect)
             with trio.CancelScope() as scope:
                 instrument = CancelAtStep(
                     scope, step, trio.lowlevel.current_task() if whose == "its own" else None

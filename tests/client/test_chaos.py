@@ -13,7 +13,7 @@ import msgspec
 import pytest
 import trio
 
-from tests.client.support import EITHER_LIBRARY, WEBSOCKETS, make_server, memory_client
+from tests.client.support import EITHER_LIBRARY, WEBSOCKETS, make_server, memory_client, through
 from tests.shares import FIRST, STEP
 from trio_dispatch import (
     Client,
@@ -52,7 +52,7 @@ async def in_chaos(
         async def connect(address: object) -> trio.abc.Stream:
             return await proxy.open_stream()
 
-        client.use_connector(connect)
+        client = through(client, connect)
         async with running(client):
             yield client, proxy
 
@@ -165,7 +165,7 @@ async def test_cut_after_each_byte_a_session_is_restored_or_the_error_is_clear(
 
         async def one() -> None:
             client = memory_client(server, min_reconnect_delay=0.01, max_reconnect_delay=0.1)
-            client.use_connector(connect)
+            client = through(client, connect)
             with trio.fail_after(60):
                 await session(client)
 

@@ -12,7 +12,7 @@ import trio
 import trio.testing
 
 import trio_dispatch
-from tests.client.support import WEBSOCKETS, make_server, memory_client, open_memory_client
+from tests.client.support import WEBSOCKETS, make_server, memory_client, open_memory_client, through
 from trio_dispatch import (
     AuthError,
     Client,
@@ -22,7 +22,7 @@ from trio_dispatch import (
     ConnectionLost,
     Disconnected,
 )
-from trio_dispatch._client.opening import running
+from trio_dispatch._client.opening import run_alone, running
 from trio_dispatch._link.connection import Connection
 from trio_dispatch.testing import pipe
 
@@ -69,7 +69,7 @@ async def test_a_refused_token_raises_auth_error(autojump_clock: object) -> None
             assert caught.value.code == 401
             async with trio.open_nursery() as nursery:
                 with pytest.raises(AuthError):
-                    await nursery.start(memory_client(server, token).run_alone)
+                    await nursery.start(run_alone, memory_client(server, token))
         assert server.connections == []
 
 
@@ -91,7 +91,7 @@ async def test_a_server_that_says_nothing_is_given_up(autojump_clock: object) ->
         return near
 
     client = memory_client(make_server(), connect_timeout=7)
-    client.use_connector(connect)
+    client = through(client, connect)
     with pytest.raises(ConnectFailed, match="within 7 s"):
         async with running(client):
             pytest.fail("entered")
@@ -109,7 +109,7 @@ async def test_who_is_no_dispatch_server_raises_connect_failed(
         return near
 
     client = memory_client(make_server())
-    client.use_connector(connect)
+    client = through(client, connect)
     with pytest.raises(ConnectFailed):
         async with running(client):
             pytest.fail("entered")
@@ -126,7 +126,7 @@ async def test_a_connection_reset_in_the_handshake_is_noticed_at_once(
         return near
 
     client = memory_client(make_server())
-    client.use_connector(connect)
+    client = through(client, connect)
     with pytest.raises(ConnectFailed, match="during the handshake"):
         async with running(client):
             pytest.fail("entered")
@@ -220,7 +220,7 @@ async def test_a_client_in_a_nursery_lives_until_it_is_closed(autojump_clock: ob
     server = make_server()
     async with server.run(), trio.open_nursery() as nursery:
         client = memory_client(server)
-        await nursery.start(client.run_alone)
+        await nursery.start(run_alone, client)
         await client.stats()
         assert len(nursery.child_tasks) == 1
         async with client:
@@ -265,7 +265,7 @@ async def test_alone_in_a_nursery_it_raises_there(autojump_clock: object) -> Non
     async with server.run():
         with pytest.raises(BaseException) as caught:  # noqa: PT011 - a group, by trio
             async with trio.open_nursery() as nursery:
-                await nursery.start(client.run_alone)
+                await nursery.start(run_alone, client)
                 drop(client)
                 await trio.sleep_forever()
         assert caught.group_contains(ConnectionLost)

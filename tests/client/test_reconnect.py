@@ -17,7 +17,14 @@ import trio
 import trio.testing
 from trio._core._run import GLOBAL_RUN_CONTEXT
 
-from tests.client.support import EITHER_LIBRARY, WEBSOCKETS, make_server, memory_client
+from tests.client.support import (
+    EITHER_LIBRARY,
+    WEBSOCKETS,
+    make_server,
+    memory_client,
+    new_client,
+    through,
+)
 from trio_dispatch import (
     AuthError,
     Client,
@@ -28,7 +35,7 @@ from trio_dispatch import (
     RequestTimeout,
     StreamGap,
 )
-from trio_dispatch._client.opening import running
+from trio_dispatch._client.opening import run_alone, running
 from trio_dispatch._link.connection import Connection
 from trio_dispatch.server import Identity, Server
 from trio_dispatch.testing import PipeEnd
@@ -69,7 +76,7 @@ async def on_a_network(
 ) -> AsyncGenerator[tuple[Client, Network], None]:
     network = Network(server)
     client = memory_client(server, token, **options)
-    client.use_connector(network.connect)
+    client = through(client, network.connect)
     async with server.run(), running(client):
         yield client, network
 
@@ -377,11 +384,9 @@ async def test_of_several_urls_each_dial_takes_the_next(autojump_clock: object) 
             raise OSError("down")
         return await server.open_stream()
 
-    from trio_dispatch._client.opening import make_client
-
     urls = [f"ws://{name}.localhost/dwp" for name in "abc"]
-    client = make_client(urls, token="demo-token", fail_first_connect=False)
-    client.use_connector(connect)
+    client = new_client(urls, token="demo-token", fail_first_connect=False)
+    client = through(client, connect)
     async with server.run(), running(client):
         await client.wait_connected()
         assert hosts == ["a.localhost", "b.localhost", "c.localhost"]
@@ -446,8 +451,8 @@ async def test_after_an_hour_away_everybody_is_back_soon_and_spread_out(
         clients = []
         for _ in range(200):
             client = memory_client(server)
-            client.use_connector(network.connect)
-            await nursery.start(client.run_alone)
+            client = through(client, network.connect)
+            await nursery.start(run_alone, client)
             clients.append(client)
         network.down = True
         network.dials.clear()

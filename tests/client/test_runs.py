@@ -9,7 +9,7 @@ import pytest
 import trio
 import trio.testing
 
-from tests.client.support import WEBSOCKETS, make_server, memory_client, open_memory_client
+from tests.client.support import WEBSOCKETS, make_server, memory_client, open_memory_client, through
 from trio_dispatch import (
     Client,
     ConnectionLost,
@@ -150,8 +150,8 @@ async def test_the_handle_ends_with_the_truth_whichever_connection_is_cut(
         async def to_runs(address: object) -> trio.abc.Stream:
             return await runs.open_stream()
 
-        client._link.use_connector(to_main)
-        client._run_connections.use_connector(to_runs)
+        client = through(client, main=to_main)
+        client = through(client, runs=to_runs)
         async with running(client):
             run = await client.start_workflow("three-seconds", {"n": 1})
             assert run.known
@@ -176,7 +176,7 @@ async def test_a_run_connection_lost_before_the_run_is_known(autojump_clock: obj
         async def to_runs(address: object) -> trio.abc.Stream:
             return await runs.open_stream()
 
-        client._run_connections.use_connector(to_runs)
+        client = through(client, runs=to_runs)
         async with running(client):
             run = await client.start_workflow("three-seconds", {"n": 1})
             assert not run.known
@@ -302,7 +302,7 @@ async def test_connections_are_used_again_and_checked_before(autojump_clock: obj
         async def to_runs(address: object) -> trio.abc.Stream:
             return await runs.open_stream()
 
-        client._run_connections.use_connector(to_runs)
+        client = through(client, runs=to_runs)
         async with running(client):
             for _ in range(5):
                 await client.run_workflow("nap")

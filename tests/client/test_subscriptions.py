@@ -270,10 +270,10 @@ async def test_frames_of_the_described_shape_are_events_too(autojump_clock: obje
     """The published description puts the subscribed channel and flat fields into the frame."""
     async with open_memory_client(make_server()) as client:
         async with client.subscribe("jobs") as jobs, client.subscribe("queue:email") as email:
-            client.on_push(
+            client._observer.on_push(
                 wire({"channel": "jobs", "data": {"job_id": "j1", "state": "completed"}})
             )
-            client.on_push(
+            client._observer.on_push(
                 wire({"channel": "jobs", "data": {"job_id": "j2", "state": "x", "queue": "email"}})
             )
             event = await jobs.receive()

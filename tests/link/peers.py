@@ -12,8 +12,8 @@ import trio.testing
 import trio_websocket
 
 from trio_dispatch import Frame, Link
-from trio_dispatch._link.block import in_background
-from trio_dispatch._link.opening import make_link
+from trio_dispatch._link.opening import make_supervisor
+from trio_dispatch._transport.block import in_background
 from trio_dispatch._wire.codecs import JSON, thaw
 
 
@@ -93,7 +93,6 @@ async def open_frame_server() -> AsyncGenerator[FrameServer, None]:
 @asynccontextmanager
 async def linked(server: FrameServer, **options: Any) -> AsyncGenerator[Link, None]:
     """A link to *server*."""
-    link = make_link("ws://localhost/connect", **options)
-    link.use_connector(server.connect)
-    async with in_background(link.run, link):
+    supervisor = make_supervisor("ws://localhost/connect", server.connect, **options)
+    async with in_background(supervisor.run, Link(supervisor)) as link:
         yield link

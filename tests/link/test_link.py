@@ -234,7 +234,7 @@ async def test_the_token_is_a_bearer_header_on_the_upgrade(autojump_clock: objec
     async with open_frame_server() as server, linked(server, auth_token="s3cret") as link:
         peer = await server.accept()
         assert peer.headers["authorization"] == "Bearer s3cret"
-        assert "s3cret" not in repr(link) + repr(link._settings)
+        assert "s3cret" not in repr(link) + repr(link._supervisor._settings)
     async with open_frame_server() as server, linked(server):
         assert "authorization" not in (await server.accept()).headers
 

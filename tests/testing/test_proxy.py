@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import trio_dispatch
-from tests.client.support import make_server, memory_client
+from tests.client.support import make_server, memory_client, through
 from trio_dispatch._client.opening import running
 from trio_dispatch.testing import FaultPlan, FaultyProxy, pipe
 
@@ -270,7 +270,7 @@ async def test_a_client_in_memory_comes_back(autojump_clock: object) -> None:
         async def connect(address: object) -> trio.abc.Stream:
             return await proxy.open_stream()
 
-        client.use_connector(connect)
+        client = through(client, connect)
         async with running(client):
             proxy.drop()
             await client.stats()

@@ -9,6 +9,7 @@ from typing import Any, cast
 
 import pytest
 
+from trio_dispatch import EnqueueManyFailed
 from trio_dispatch._wire import errors as _errors
 from trio_dispatch._wire.errors import (
     AuthError,
@@ -18,7 +19,6 @@ from trio_dispatch._wire.errors import (
     ConnectFailed,
     ConnectionLost,
     DispatchError,
-    EnqueueManyFailed,
     InternalError,
     JobCancelled,
     JobFailed,

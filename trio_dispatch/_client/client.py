@@ -2,51 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable
-from datetime import datetime
+from collections.abc import Iterable
 from types import TracebackType
-from typing import Final, ParamSpec, TypeVar
 
 import attrs
 import msgspec
 import trio
 
-from trio_dispatch._client import jobs as _jobs
+from trio_dispatch._client.background import Background
+from trio_dispatch._client.calls import Calls, decode_answer, is_safe, request_frame
+from trio_dispatch._client.enqueueing import EnqueueRequest, enqueue_many
 from trio_dispatch._client.finished_jobs import FinishedJobs, run_workers, wait_workers
-from trio_dispatch._client.jobs import EnqueueRequest, JobHandle
-from trio_dispatch._client.run_connections import CarriedRequest, RunConnections
+from trio_dispatch._client.jobs import JobHandle
+from trio_dispatch._client.observer import ClientObserver
+from trio_dispatch._client.options import ClientSettings
+from trio_dispatch._client.run_connections import RunConnections
 from trio_dispatch._client.run_handle import RunHandle
 from trio_dispatch._client.runs import Runs, encode_input
 from trio_dispatch._client.subscriptions import Subscription, Subscriptions
-from trio_dispatch._client.watching import RunWatch, finished_run
+from trio_dispatch._client.waiting import wait_job
+from trio_dispatch._client.watching import RunWatch
 from trio_dispatch._link.events import LinkEvents
-from trio_dispatch._link.link import Link, LinkStatistics
 from trio_dispatch._link.mailbox import Overflow
-from trio_dispatch._link.requests import Request
-from trio_dispatch._link.settings import LinkSettings
-from trio_dispatch._transport.websocket import Connector
-from trio_dispatch._wire.arguments import check_count, check_text, encode_payload
-from trio_dispatch._wire.channels import check_channel
-from trio_dispatch._wire.codecs import UndecodableFrame, decode_data, decode_leniently
-from trio_dispatch._wire.errors import DispatchError, NotSupported, ProtocolError, WorkflowFailed
-from trio_dispatch._wire.frames import SAFE_METHODS, Frame, FrameType, Method, WireFrame
-from trio_dispatch._wire.models import (
-    Job,
-    Published,
-    Stats,
-    TimelineStep,
-    WorkflowRun,
-    read_job,
-    read_run,
-    read_stats,
-    read_timeline,
-)
-from trio_dispatch._wire.session import Ready
-
-T = TypeVar("T")
-P = ParamSpec("P")
-
-_published: Final = msgspec.json.Decoder(Published)
+from trio_dispatch._link.supervisor import LinkStatistics, Supervisor
+from trio_dispatch._wire.arguments import check_text
+from trio_dispatch._wire.errors import NotSupported
+from trio_dispatch._wire.frames import Frame, Method
+from trio_dispatch._wire.models import Job, Stats, TimelineStep, WorkflowRun
 
 
 @attrs.frozen(kw_only=True)
@@ -83,23 +65,25 @@ class Client:
     server to carry the request out, and drops the answer.
     """
 
-    def __init__(self, settings: LinkSettings, max_concurrent_runs: int) -> None:
-        self._by_http = settings.addresses[0].is_http
+    def __init__(self, settings: ClientSettings) -> None:
+        self._settings = settings
+        self._by_http = settings.link.addresses[0].is_http
+        self._transport = "http" if self._by_http else settings.link.dial.library
         self._subscriptions = Subscriptions(
-            shared=not self._by_http, instruments=settings.instruments
+            shared=not self._by_http, instruments=settings.link.instruments
         )
-        self.on_push = self._subscriptions.on_push
-        """For the link."""
-        self._link = Link(settings, self)
+        self._observer = ClientObserver(self._subscriptions, self._run_background)
+        self._link = Supervisor(settings.link, self._observer)
         self._subscriptions.use(self._link)
-        self._run_connections = RunConnections(settings, max_concurrent_runs, self.why_ended)
-        self._runs = Runs(self, self._subscriptions, self._run_connections)
-        self._session_id: str | None = None
-        self._transport = "http" if self._by_http else settings.dial.library
-        self._dial = settings.dial
+        self._calls = Calls(self._link, self._subscriptions)
+        self._background = Background(self._calls.why_ended)
+        self._run_connections = RunConnections(
+            settings.run_link, settings.max_concurrent_runs, self._calls.why_ended
+        )
+        self._runs = Runs(self._calls, self._subscriptions, self._run_connections, self._background)
 
     def __repr__(self) -> str:
-        return repr(self._link).replace("Link", "Client", 1)
+        return self._link.describe("Client")
 
     # The connection.
 
@@ -116,7 +100,7 @@ class Client:
     @property
     def session_id(self) -> str | None:
         """The server's name for the present session; None while there is none."""
-        return self._session_id if self.connected else None
+        return self._observer.session_id if self.connected else None
 
     @property
     def transport(self) -> str:
@@ -188,8 +172,8 @@ class Client:
         Raises:
             TypeError, ValueError: an argument cannot be sent.
         """
-        frame = _jobs.enqueue_frame(name, payload, queue, priority)
-        return _jobs.read_handle(self, await self._ask(frame))
+        enqueued = await self._calls.enqueue(name, payload, queue, priority)
+        return JobHandle(self._calls, enqueued)
 
     async def enqueue_many(self, requests: Iterable[EnqueueRequest]) -> list[JobHandle]:
         """Enqueue many jobs, hundreds at a time. Returns their handles, in order.
@@ -202,11 +186,11 @@ class Client:
             EnqueueManyFailed: some were not enqueued. The group holds an error for each, and
                 ``handles`` a handle for each of the others.
         """
-        return await _jobs.enqueue_many(self, self._link, requests)
+        return await enqueue_many(self._calls, requests)
 
     async def get_job(self, job_id: str) -> Job:
         """Ask for a job. Raises `NotFound` if there is none of that id."""
-        return await self._read(Method.JOB_GET, "job_id", job_id, read_job)
+        return await self._calls.get_job(job_id)
 
     async def cancel_job(self, job_id: str) -> None:
         """Cancel a job.
@@ -217,7 +201,7 @@ class Client:
         Raises:
             NotFound: there is no job of that id.
         """
-        await self._ask(self._frame(Method.JOB_CANCEL, "job_id", job_id))
+        await self._calls.cancel_job(job_id)
 
     async def wait_job(self, job: str | JobHandle) -> Job:
         """Wait until a job has completed, and return it.
@@ -232,7 +216,7 @@ class Client:
             NotFound: there is no job of that id.
         """
         job_id = job.job_id if isinstance(job, JobHandle) else check_text(job, "a job's id")
-        return await _jobs.wait_job(self, job_id)
+        return await wait_job(self._calls, job_id)
 
     def wait_jobs(self, jobs: Iterable[str | JobHandle]) -> FinishedJobs:
         """Wait for many jobs, for the length of a block.
@@ -241,7 +225,9 @@ class Client:
         job once, as it was when it had finished, in the order in which they finish. None raises:
         ``job.state`` says how it ended. As for `wait_job` there is no timeout.
         """
-        return FinishedJobs(self._runs.spawn, wait_workers(self, jobs), self.why_ended)
+        return FinishedJobs(
+            self._background, wait_workers(self._calls, jobs), self._calls.why_ended
+        )
 
     def run_jobs(self, requests: Iterable[EnqueueRequest], *, limit: int = 10) -> FinishedJobs:
         """Enqueue jobs and wait for them, *limit* of them at once, for the length of a block.
@@ -250,7 +236,8 @@ class Client:
         gives each job when it has finished, however it ended. *requests* is read as places become
         free, so it may be endless. Leaving the block enqueues no more; what is enqueued runs on.
         """
-        return FinishedJobs(self._runs.spawn, run_workers(self, requests, limit), self.why_ended)
+        workers = run_workers(self._calls, requests, limit)
+        return FinishedJobs(self._background, workers, self._calls.why_ended)
 
     # Workflows.
 
@@ -276,7 +263,7 @@ class Client:
         """
         self._needs_websocket("start_workflow()")
         text = encode_input(name, input)
-        return RunHandle(self, await self._runs.start(name, text))
+        return RunHandle(self._calls, await self._runs.start(name, text))
 
     async def run_workflow(
         self, name: str, input: object = msgspec.UNSET, *, cancel_with_scope: bool = False
@@ -297,7 +284,14 @@ class Client:
             NotSupported: over HTTP without *cancel_with_scope*.
         """
         if cancel_with_scope:
-            return await self._run_in_scope(name, input)
+            text = encode_input(name, input)
+            try:
+                from trio_dispatch._client.rpc_run import run_in_scope
+            except ModuleNotFoundError as exc:
+                raise NotSupported(
+                    "cancel_with_scope=True goes by HTTP: pip install 'trio-dispatch[http]'"
+                ) from exc
+            return await run_in_scope(self._calls, self._link, self._background, name, text)
         self._needs_websocket(
             "run_workflow() without cancel_with_scope=True", "cancel_with_scope=True"
         )
@@ -306,11 +300,11 @@ class Client:
 
     async def get_workflow(self, run_id: str) -> WorkflowRun:
         """Ask for a workflow run. Raises `NotFound` if there is none of that id."""
-        return await self._read(Method.WORKFLOW_GET, "run_id", run_id, read_run)
+        return await self._calls.get_workflow(run_id)
 
     async def workflow_timeline(self, run_id: str) -> list[TimelineStep]:
         """Ask which steps a run has finished, in order; none for a run that does not exist."""
-        return await self._read(Method.WORKFLOW_TIMELINE, "run_id", run_id, read_timeline)
+        return await self._calls.workflow_timeline(run_id)
 
     async def publish_event(self, name: str, payload: object = None) -> str:
         """Publish an event that workflows wait for. Returns the event's id.
@@ -322,15 +316,7 @@ class Client:
             name: the event's name.
             payload: anything that msgspec encodes as JSON. None sends no payload.
         """
-        data: dict[str, object] = {"name": check_text(name, "an event's name")}
-        if payload is not None:
-            data["payload"] = encode_payload(payload, f"the payload of event {name!r}")
-        frame = Frame(type=FrameType.REQUEST, method=Method.WORKFLOW_EVENT, data=data)
-        answer = await self._ask(frame)
-        try:
-            return decode_leniently(bytes(answer.data), _published).event_id
-        except (msgspec.DecodeError, UnicodeError) as exc:
-            raise _unreadable(Method.WORKFLOW_EVENT, exc) from exc
+        return await self._calls.publish_event(name, payload)
 
     # Subscriptions.
 
@@ -355,13 +341,7 @@ class Client:
         Raises:
             TypeError, ValueError: no server has such a channel, or an option makes no sense.
         """
-        if not channels:
-            raise TypeError("subscribe() needs at least one channel")
-        names = dict.fromkeys(check_channel(channel) for channel in channels)
-        check_count(buffer, "buffer")
-        if overflow not in ("raise", "drop_oldest"):
-            raise ValueError(f"overflow is 'raise' or 'drop_oldest', not {overflow!r}")
-        return self._subscriptions.open(names, buffer, overflow)
+        return self._calls.subscribe(*channels, buffer=buffer, overflow=overflow)
 
     def watch(self, run_id: str) -> RunWatch:
         """Watch a workflow run, whoever started it, for the length of a block.
@@ -369,15 +349,13 @@ class Client:
         ``async for event in watch:`` gives its events from now on and ends when the run has ended,
         at once if it is over already. Then ``watch.run`` is its last state.
         """
-        return RunWatch(self, check_text(run_id, "a run's id"))
+        return RunWatch(self._calls, check_text(run_id, "a run's id"))
 
     # The rest.
 
     async def stats(self) -> Stats:
         """Ask for the server's statistics."""
-        frame = Frame(type=FrameType.REQUEST, method=Method.STATS)
-        answer = await self._ask(frame, safe=True)
-        return self._decode(Method.STATS, answer, read_stats)
+        return await self._calls.stats()
 
     async def request(self, method: str, data: object = None, *, safe: bool = False) -> object:
         """Send a request by the name of its method, and return the answer's data.
@@ -391,19 +369,14 @@ class Client:
             safe: the request may be sent once more if the connection is lost under it. The methods
                 that only read are safe anyway.
         """
-        check_text(method, "a method's name")
-        if method == Method.WORKFLOW_START:
-            self._needs_websocket(f"request({method!r})")
-        encoded = None if data is None else encode_payload(data, f"the data of {method}")
-        frame = Frame(type=FrameType.REQUEST, method=method, data=encoded)
-        if method == Method.WORKFLOW_START:
-            answer = await self._carry(frame)
-        else:
-            answer = await self._ask(frame, safe=safe or method in SAFE_METHODS)
-        try:
-            return decode_data(answer.data)
-        except UndecodableFrame as exc:
-            raise _unreadable(method, exc) from exc
+        frame = request_frame(method, data)
+        if method != Method.WORKFLOW_START:
+            return await self._calls.request(frame, safe=safe or is_safe(method))
+        self._needs_websocket(f"request({method!r})")
+        text = self._calls.check_frame(frame)
+        await trio.lowlevel.checkpoint()
+        self._calls.check_open()
+        return decode_answer(method, await self._run_connections.carry(frame, text).wait())
 
     async def send(self, frame: Frame) -> None:
         """Send a frame as it is, without waiting for an answer. Returns when it is written.
@@ -419,47 +392,7 @@ class Client:
         if frame.method == Method.WORKFLOW_START:
             raise ValueError("a frame that starts a workflow blocks its connection for the run; "
                              "use start_workflow()")  # fmt: skip
-        await self._link.send(frame)
-
-    # What the link tells.
-
-    def on_ready(self, ready: Ready) -> None:
-        """For the link."""
-        self._session_id = ready.session_id
-        self._subscriptions.on_ready()
-
-    def on_lost(self, since: datetime | None) -> None:
-        """For the link."""
-        self._subscriptions.on_lost(since)
-
-    def on_channel_lost(self, channel: str) -> None:
-        """For the link."""
-        self._subscriptions.on_channel_lost(channel)
-
-    def on_stray(self, frame: WireFrame) -> None:
-        """For the link, which counts and logs it."""
-
-    def on_end(self, error: DispatchError | None) -> None:
-        """For the link."""
-        self._subscriptions.on_end(error)
-
-    async def run(self) -> None:
-        """For the link."""
-        await self._runs.run()
-
-    # What the runs need.
-
-    def check_frame(self, frame: Frame) -> bytes:
-        """Refuse a frame that could not be sent. Returns its JSON text."""
-        return self._link.check_frame(frame)
-
-    def check_open(self) -> None:
-        """Raise `ClientClosed` if the client has ended."""
-        self._link.check_open()
-
-    def why_ended(self, request: Request | None = None) -> Exception:
-        """The error for somebody who was waiting when the client ended."""
-        return self._link.why_ended(self._link.error, request)
+        await self._calls.send(frame)
 
     # Helpers.
 
@@ -470,68 +403,7 @@ class Client:
             url = self._link.address.shown_for_websocket
             raise NotSupported(f"{what} does not work over HTTP: use {url!r}, or {instead}")
 
-    async def _run_in_scope(self, name: str, input: object) -> WorkflowRun:
-        text = encode_input(name, input)
-        try:
-            from trio_dispatch._client.rpc_run import carry_by_rpc
-        except ModuleNotFoundError as exc:
-            raise NotSupported(
-                "cancel_with_scope=True goes by HTTP: pip install 'trio-dispatch[http]'"
-            ) from exc
-        link = self._link
-
-        async def carry(carried: CarriedRequest, why_ended: Callable[[], Exception]) -> None:
-            await carry_by_rpc(carried, link.address, self._dial, link.get_token, why_ended)
-
-        started = await self._runs.start_in_scope(name, text, carry)
-        run = await finished_run(self, started.run_id)
-        if run.state == "failed":
-            raise WorkflowFailed(run)
-        return run
-
-    def use_connector(self, connector: Connector) -> None:
-        """Reach the server by *connector* instead of TCP. Before the client runs."""
-        self._link.use_connector(connector)
-        self._dial = attrs.evolve(self._dial, connector=connector)
-        self._run_connections.use_connector(connector)
-
-    def _frame(self, method: str, key: str, id: str) -> Frame:
-        what = "a job's id" if key == "job_id" else "a run's id"
-        return Frame(type=FrameType.REQUEST, method=method, data={key: check_text(id, what)})
-
-    def _ask(self, frame: Frame, *, safe: bool = False) -> Awaitable[WireFrame]:
-        return self._link.ask(Request(frame, self._link.check_frame(frame), safe=safe))
-
-    async def _read(self, method: str, key: str, id: str, read: Callable[[bytes], T]) -> T:
-        answer = await self._ask(self._frame(method, key, id), safe=True)
-        return self._decode(method, answer, read)
-
-    def _decode(self, method: str, answer: WireFrame, read: Callable[[bytes], T]) -> T:
-        try:
-            return read(bytes(answer.data))
-        except (msgspec.DecodeError, UnicodeError) as exc:
-            raise _unreadable(method, exc) from exc
-
-    async def _carry(self, frame: Frame) -> WireFrame:
-        text = self._link.check_frame(frame)
-        await trio.lowlevel.checkpoint()
-        self._link.check_open()
-        return await self._run_connections.carry(frame, text).wait()
-
-    async def run_in_block(
-        self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
-    ) -> None:
-        """Run beside a block, which raises the error that ends the client, if one does."""
-        await self._link.run(task_status=task_status)
-
-    async def run_alone(
-        self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
-    ) -> None:
-        """Run in a caller's nursery: where no block raises the client's error, this does."""
-        await self._link.run(task_status=task_status)
-        if self._link.error is not None and not self._link.used_as_block:
-            raise self._link.error
-
-
-def _unreadable(method: str, cause: Exception) -> ProtocolError:
-    return ProtocolError(f"the answer to {method} cannot be read: {cause}")
+    async def _run_background(self) -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._background.run)
+            nursery.start_soon(self._run_connections.run)

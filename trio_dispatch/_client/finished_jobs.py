@@ -4,20 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING
 
 import trio
 
-from trio_dispatch._client.jobs import EnqueueRequest, JobHandle, finished_job
+from trio_dispatch._client.background import Background
+from trio_dispatch._client.calls import Calls
+from trio_dispatch._client.enqueueing import EnqueueRequest
+from trio_dispatch._client.jobs import JobHandle
+from trio_dispatch._client.waiting import finished_job
 from trio_dispatch._wire.arguments import check_count, check_text
 from trio_dispatch._wire.errors import fresh
 from trio_dispatch._wire.models import Job
-
-if TYPE_CHECKING:
-    from trio_dispatch._client.client import Client
-
-Spawn = Callable[[Callable[[], Awaitable[None]]], None]
-"""Runs a task in the client's own nursery."""
 
 Worker = Callable[[trio.MemorySendChannel[Job]], Awaitable[None]]
 """Waits for jobs and sends each when it has finished."""
@@ -32,11 +29,11 @@ class FinishedJobs(trio.abc.ReceiveChannel[Job]):
 
     def __init__(
         self,
-        spawn: Spawn,
+        background: Background,
         workers: Sequence[Worker],
         why_ended: Callable[[], Exception],
     ) -> None:
-        self._spawn = spawn
+        self._background = background
         self._why_ended = why_ended
         self._workers = workers
         self._scope = trio.CancelScope()
@@ -46,7 +43,7 @@ class FinishedJobs(trio.abc.ReceiveChannel[Job]):
 
     async def __aenter__(self) -> FinishedJobs:
         await trio.lowlevel.checkpoint()
-        self._spawn(self._run)
+        self._background.spawn(self._run)
         return self
 
     async def __aexit__(
@@ -103,12 +100,12 @@ class FinishedJobs(trio.abc.ReceiveChannel[Job]):
             self._scope.cancel()
 
 
-def wait_workers(client: Client, jobs: Iterable[str | JobHandle]) -> list[Worker]:
+def wait_workers(calls: Calls, jobs: Iterable[str | JobHandle]) -> list[Worker]:
     """One worker for each of *jobs*."""
 
     def worker(job_id: str) -> Worker:
         async def work(send: trio.MemorySendChannel[Job]) -> None:
-            await send.send(await finished_job(client, job_id))
+            await send.send(await finished_job(calls, job_id))
 
         return work
 
@@ -118,7 +115,7 @@ def wait_workers(client: Client, jobs: Iterable[str | JobHandle]) -> list[Worker
     return [worker(job_id) for job_id in dict.fromkeys(ids)]
 
 
-def run_workers(client: Client, requests: Iterable[EnqueueRequest], limit: int) -> list[Worker]:
+def run_workers(calls: Calls, requests: Iterable[EnqueueRequest], limit: int) -> list[Worker]:
     """*limit* workers, each of which enqueues a job and waits for it before it takes the next."""
     check_count(limit, "limit")
     todo = iter(requests)
@@ -127,9 +124,7 @@ def run_workers(client: Client, requests: Iterable[EnqueueRequest], limit: int) 
         for entry in todo:
             if not isinstance(entry, EnqueueRequest):  # pyright: ignore[reportUnnecessaryIsInstance]
                 raise TypeError(f"an entry is an EnqueueRequest, not {type(entry).__name__}")
-            handle = await client.enqueue(
-                entry.name, entry.payload, queue=entry.queue, priority=entry.priority
-            )
-            await send.send(await finished_job(client, handle.job_id))
+            enqueued = await calls.enqueue(entry.name, entry.payload, entry.queue, entry.priority)
+            await send.send(await finished_job(calls, enqueued.job_id))
 
     return [work] * limit

@@ -15,14 +15,12 @@ from collections.abc import Callable
 from datetime import datetime
 from typing import Final
 
-import attrs
 import trio
 
-from trio_dispatch._link.block import in_background
-from trio_dispatch._link.link import Link
 from trio_dispatch._link.requests import Request
 from trio_dispatch._link.settings import LinkSettings
-from trio_dispatch._transport.websocket import Connector
+from trio_dispatch._link.supervisor import Supervisor
+from trio_dispatch._transport.block import in_background
 from trio_dispatch._wire.errors import ClientClosed, DispatchError, fresh
 from trio_dispatch._wire.frames import Frame, FrameType, WireFrame
 from trio_dispatch._wire.session import Ready
@@ -101,7 +99,7 @@ class RunConnections:
     """A bounded number of connections, each with one start at a time.
 
     Args:
-        settings: the main connection's; a run connection is neither kept alive nor dialled again.
+        settings: how each connection behaves.
         limit: how many there may be at once.
         why_ended: makes the error for a request that was waiting when the client ended.
     """
@@ -110,13 +108,7 @@ class RunConnections:
         self, settings: LinkSettings, limit: int, why_ended: Callable[[Request], Exception]
     ) -> None:
         self._why_ended = why_ended
-        self._settings = attrs.evolve(
-            settings,
-            reconnect=False,
-            fail_first_connect=True,
-            heartbeat=None,
-            request_timeout=None,
-        )
+        self._settings = settings
         self.limit = limit
         self.in_use = 0
         """Connections that carry a start."""
@@ -129,11 +121,6 @@ class RunConnections:
     def waiting(self) -> int:
         """Starts that wait for a connection."""
         return sum(not carried.scope.cancel_called for carried in self._queue)
-
-    def use_connector(self, connector: Connector) -> None:
-        """Reach the server by *connector* instead of TCP. Before the client runs."""
-        dial = attrs.evolve(self._settings.dial, connector=connector)
-        self._settings = attrs.evolve(self._settings, dial=dial)
 
     async def run(self) -> None:
         """Keep the nursery that the connections live in."""
@@ -177,7 +164,7 @@ class RunConnections:
         Returns the next start, which needs a connection of its own; None when there is none.
         """
         try:
-            link = Link(self._settings, _Unobserved())
+            link = Supervisor(self._settings, _Unobserved())
             async with in_background(link.run, link):
                 while True:
                     with carried.scope:
@@ -222,7 +209,7 @@ class RunConnections:
             self.in_use -= 1
         carried.settle(None, error or self._why_ended(carried.request))
 
-    async def _answers(self, link: Link) -> bool:
+    async def _answers(self, link: Supervisor) -> bool:
         """Whether an idle connection is still good."""
         try:
             with trio.move_on_after(CHECK_TIME):

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import trio
 
+from trio_dispatch._client.calls import Calls
 from trio_dispatch._client.runs import RunRecord
 from trio_dispatch._client.watching import finished_run
 from trio_dispatch._wire.errors import RunNotKnown, WorkflowFailed, fresh
 from trio_dispatch._wire.models import Event, StreamGap, TimelineStep, WorkflowRun
-
-if TYPE_CHECKING:
-    from trio_dispatch._client.client import Client
 
 
 class RunHandle:
@@ -22,8 +18,8 @@ class RunHandle:
     is closed.
     """
 
-    def __init__(self, client: Client, record: RunRecord) -> None:
-        self._client = client
+    def __init__(self, calls: Calls, record: RunRecord) -> None:
+        self._calls = calls
         self._record = record
 
     def __repr__(self) -> str:
@@ -91,7 +87,7 @@ class RunHandle:
             DispatchError: the client ended.
         """
         await self._record.wait_settled()
-        run = await finished_run(self._client, self.run_id)
+        run = await finished_run(self._calls, self.run_id)
         self._record.state = run.state
         if run.state == "failed":
             raise WorkflowFailed(run)
@@ -99,11 +95,11 @@ class RunHandle:
 
     async def timeline(self) -> list[TimelineStep]:
         """Ask which steps the run has finished. Raises `RunNotKnown` where its id is not known."""
-        return await self._client.workflow_timeline(self.run_id)
+        return await self._calls.workflow_timeline(self.run_id)
 
     async def refresh(self) -> WorkflowRun:
         """Ask for the run's present state. Raises `RunNotKnown` where its id is not known."""
-        run = await self._client.get_workflow(self.run_id)
+        run = await self._calls.get_workflow(self.run_id)
         self._record.state = run.state
         return run
 

@@ -25,30 +25,28 @@ from __future__ import annotations
 
 import random
 from collections import OrderedDict, deque
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Iterable
 from enum import Enum
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import msgspec
 import trio
 
+from trio_dispatch._client.background import Background
+from trio_dispatch._client.calls import Calls, read_answer, start_frame
 from trio_dispatch._client.run_connections import CarriedRequest, RunConnections
+from trio_dispatch._client.subscriptions import Listener, Subscriptions
 from trio_dispatch._client.watching import END_EVENTS, finished_run
 from trio_dispatch._wire.arguments import check_text, encode_payload
 from trio_dispatch._wire.codecs import decode_leniently
 from trio_dispatch._wire.errors import (
     ConnectionLost,
     DispatchError,
-    ProtocolError,
     RequestError,
     fresh,
 )
-from trio_dispatch._wire.frames import Frame, FrameType, Method, WireFrame
+from trio_dispatch._wire.frames import Method, WireFrame
 from trio_dispatch._wire.models import Event, Started, StreamGap
-
-if TYPE_CHECKING:
-    from trio_dispatch._client.client import Client
-    from trio_dispatch._client.subscriptions import Listener, Subscriptions
 
 KNOWN_WITHIN: Final = 2.0
 """Seconds after which `start_workflow` returns a handle whose run is not known."""
@@ -72,11 +70,6 @@ _started: Final = msgspec.json.Decoder(Started)
 _random: Final = random.SystemRandom()
 
 
-class _StartData(msgspec.Struct, frozen=True):
-    name: str
-    input: msgspec.Raw
-
-
 def encode_input(name: str, input: object) -> bytes:
     """Encode the input of a workflow, an empty object where there is none.
 
@@ -86,12 +79,6 @@ def encode_input(name: str, input: object) -> bytes:
     if input is msgspec.UNSET:
         input = {}
     return bytes(encode_payload(input, f"the input of {name!r}"))
-
-
-def start_frame(name: str, text: bytes) -> Frame:
-    """Build the frame that starts a workflow with an encoded input."""
-    data = _StartData(name, msgspec.Raw(text))
-    return Frame(type=FrameType.REQUEST, method=Method.WORKFLOW_START, data=data)
 
 
 def tagged(text: bytes) -> bytes:
@@ -104,10 +91,8 @@ def tagged(text: bytes) -> bytes:
 
 def read_started(answer: WireFrame) -> Started:
     """Read the answer to ``workflow.start``."""
-    try:
-        return decode_leniently(bytes(answer.data), _started)
-    except (msgspec.DecodeError, UnicodeError) as exc:
-        raise ProtocolError(f"the answer to {Method.WORKFLOW_START} cannot be read: {exc}") from exc
+    method = Method.WORKFLOW_START
+    return read_answer(method, answer, lambda data: decode_leniently(data, _started))
 
 
 class RunState(Enum):
@@ -190,12 +175,16 @@ class Runs:
     """All runs that a client is starting or following."""
 
     def __init__(
-        self, client: Client, subscriptions: Subscriptions, connections: RunConnections
+        self,
+        calls: Calls,
+        subscriptions: Subscriptions,
+        connections: RunConnections,
+        background: Background,
     ) -> None:
-        self._client = client
+        self._calls = calls
         self._subscriptions = subscriptions
-        self.connections = connections
-        self._nursery: trio.Nursery | None = None
+        self._connections = connections
+        self._background = background
         self._unknown: dict[RunRecord, None] = {}
         self._known: dict[str, RunRecord] = {}
         self._candidates: dict[str, deque[Event]] = {}
@@ -204,12 +193,6 @@ class Runs:
         self._ear: Listener | None = None
         self._tagging = True
 
-    async def run(self) -> None:
-        """Keep the nursery that runs are followed in."""
-        async with trio.open_nursery() as nursery:
-            self._nursery = nursery
-            nursery.start_soon(self.connections.run)
-
     async def start(self, name: str, text: bytes) -> RunRecord:
         """Start a workflow; returns when the run is known or over, or 2 s after it was sent.
 
@@ -217,17 +200,17 @@ class Runs:
         """
         record = RunRecord(name, tagged(text) if self._tagging else text)
         frame = start_frame(name, record.text)
-        encoded = self._client.check_frame(frame)
+        encoded = self._calls.check_frame(frame)
         await trio.lowlevel.checkpoint()
-        self._client.check_open()
+        self._calls.check_open()
         carried = None
         try:
             if record.text != text:
                 self._unknown[record] = None
                 await self._listen()
             await trio.lowlevel.checkpoint_if_cancelled()
-            carried = self.connections.carry(frame, encoded)
-            self.spawn(self._follow, record, carried)
+            carried = self._connections.carry(frame, encoded)
+            self._background.spawn(self._follow, record, carried)
             await carried.under_way.wait()
             with trio.move_on_after(KNOWN_WITHIN):
                 while record.standing is RunState.STARTING:
@@ -243,36 +226,6 @@ class Runs:
             await trio.lowlevel.checkpoint_if_cancelled()
             raise fresh(record.error)
         return record
-
-    async def start_in_scope(
-        self,
-        name: str,
-        text: bytes,
-        carry: Callable[[CarriedRequest, Callable[[], Exception]], Awaitable[None]],
-    ) -> Started:
-        """Start a workflow on something that it ends with, and wait for its end.
-
-        Args:
-            name: the workflow's name.
-            text: its encoded input.
-            carry: sends the start and settles it; cancelled with the caller.
-        """
-        frame = start_frame(name, text)
-        encoded = self._client.check_frame(frame)
-        await trio.lowlevel.checkpoint()
-        self._client.check_open()
-        carried = CarriedRequest(frame, encoded)
-        self.spawn(carry, carried, self._client.why_ended)
-        return read_started(await carried.wait())
-
-    def spawn(self, function: Callable[..., Awaitable[None]], *args: object) -> None:
-        """Run a task that ends with the client."""
-        try:
-            if self._nursery is None:
-                raise self._client.why_ended()
-            self._nursery.start_soon(function, *args)
-        except RuntimeError:  # the client is just ending, and its nursery takes nobody in
-            raise self._client.why_ended() from None
 
     # Finding out which run is ours.
 
@@ -291,7 +244,7 @@ class Runs:
             events.append(event)
         elif any(record.name == event.data.get("name") for record in self._unknown):
             self._candidates[run_id] = deque([event], maxlen=EVENTS_KEPT)
-            self.spawn(self._look_up, run_id)
+            self._background.spawn(self._look_up, run_id)
 
     async def _look_up(self, run_id: str) -> None:
         """Ask for a candidate, and see whose input it has."""
@@ -299,7 +252,7 @@ class Runs:
             async with self._lookups:
                 if run_id not in self._candidates:
                     return  # the answer was quicker
-                run = await self._client.get_workflow(run_id)
+                run = await self._calls.get_workflow(run_id)
         except RequestError:
             self._candidates.pop(run_id, None)  # asking again would be answered the same
             self._dismiss(run_id)
@@ -360,7 +313,7 @@ class Runs:
             record.settle(RunState.FAILED, exc)
         finally:
             if not record.settled:
-                record.settle(RunState.FAILED, self._client.why_ended())
+                record.settle(RunState.FAILED, self._calls.why_ended())
             self._forget(record)
 
     async def _answered(self, record: RunRecord, started: Started) -> None:
@@ -388,7 +341,7 @@ class Runs:
     async def _follow_to_its_end(self, record: RunRecord, run_id: str) -> None:
         if record.listener is None:
             self._identify(record, run_id, ())
-        run = await finished_run(self._client, run_id)
+        run = await finished_run(self._calls, run_id)
         record.state = run.state
         if record.listener is not None and record.listener.in_force:
             with trio.move_on_after(LAST_EVENTS):
@@ -397,7 +350,7 @@ class Runs:
     async def _check_that_inputs_are_kept(self, record: RunRecord, run_id: str) -> None:
         """A server that stores inputs in another form makes tags useless: then stop tagging."""
         try:
-            run = await self._client.get_workflow(run_id)
+            run = await self._calls.get_workflow(run_id)
         except DispatchError:
             return
         if run.input_bytes != record.text:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import trio
 
 from trio_dispatch._client.asking import Asking
+from trio_dispatch._client.calls import Calls
+from trio_dispatch._client.subscriptions import Subscription
 from trio_dispatch._wire.errors import (
     ConnectionLost,
     PermissionDenied,
@@ -15,26 +17,22 @@ from trio_dispatch._wire.errors import (
 )
 from trio_dispatch._wire.models import Event, WorkflowRun
 
-if TYPE_CHECKING:
-    from trio_dispatch._client.client import Client
-    from trio_dispatch._client.subscriptions import Subscription
-
 WATCH_BUFFER: Final = 10_000
 """Events of one run that wait to be read; then the oldest are dropped."""
 
 END_EVENTS: Final = frozenset({"workflow.completed", "workflow.failed"})
 
 
-async def finished_run(client: Client, run_id: str) -> WorkflowRun:
+async def finished_run(calls: Calls, run_id: str) -> WorkflowRun:
     """Wait until a run has ended, and return it."""
     try:
-        run = await client.get_workflow(run_id)
+        run = await calls.get_workflow(run_id)
         if run.finished:
             return run
     except (ConnectionLost, RequestTimeout):
-        if client.closed:
+        if calls.closed:
             raise
-    async with RunWatch(client, run_id) as watch:
+    async with RunWatch(calls, run_id) as watch:
         async for _ in watch:
             """The state decides, and the watch asks for it."""
     assert watch.run is not None
@@ -50,8 +48,8 @@ class RunWatch(trio.abc.ReceiveChannel[Event]):
         run: the run as the server told it last; after the end, as it ended.
     """
 
-    def __init__(self, client: Client, run_id: str) -> None:
-        self._client = client
+    def __init__(self, calls: Calls, run_id: str) -> None:
+        self._calls = calls
         self._run_id = run_id
         self._events: Subscription | None = None
         self._asking = Asking()
@@ -69,7 +67,7 @@ class RunWatch(trio.abc.ReceiveChannel[Event]):
         if self._entered:
             raise RuntimeError("a watch can be entered once; call watch() again")
         self._entered = True
-        events = self._client.subscribe(
+        events = self._calls.subscribe(
             f"workflow:{self._run_id}", buffer=WATCH_BUFFER, overflow="drop_oldest"
         )
         events.patient = True
@@ -136,8 +134,8 @@ class RunWatch(trio.abc.ReceiveChannel[Event]):
 
     async def _ask(self) -> None:
         try:
-            self.run = await self._client.get_workflow(self._run_id)
+            self.run = await self._calls.get_workflow(self._run_id)
         except (ConnectionLost, RequestTimeout):
-            if self._client.closed:
+            if self._calls.closed:
                 raise
         self._ask_at = self._asking.next_time()

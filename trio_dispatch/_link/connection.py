@@ -12,11 +12,12 @@ from __future__ import annotations
 import logging
 from collections.abc import Awaitable, Callable
 from datetime import datetime
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import Final
 
 import trio
 
-from trio_dispatch._link.requests import Outbox, Request
+from trio_dispatch._link.interfaces import Owner
+from trio_dispatch._link.requests import Request
 from trio_dispatch._link.settings import DialSettings, Heartbeat
 from trio_dispatch._transport.websocket import (
     Transport,
@@ -31,13 +32,12 @@ from trio_dispatch._wire.errors import (
     ProtocolError,
     request_error,
 )
-from trio_dispatch._wire.frames import ErrorCode, WireFrame
+from trio_dispatch._wire.frames import ErrorCode, Message
 from trio_dispatch._wire.session import (
     Answer,
     Failure,
     FrameSession,
     Outcome,
-    Payload,
     Pong,
     Push,
     Ready,
@@ -45,9 +45,7 @@ from trio_dispatch._wire.session import (
     State,
     Stray,
 )
-
-if TYPE_CHECKING:
-    from trio_dispatch._wire.url import Address
+from trio_dispatch._wire.url import Address
 
 WINDOW: Final = 256
 """Requests in flight per connection; the server works through them one after another."""
@@ -63,65 +61,6 @@ GROUP: Final = 16
 
 CLOSING_TIME: Final = 2.0
 """Seconds for the exchange of close frames."""
-
-
-class Owner(Protocol):
-    """What a connection asks and tells the one who opened it. Plain calls, which never block."""
-
-    outbox: Outbox
-
-    def on_ready(self, ready: Ready) -> None:
-        """The session is established; nothing but credits has been queued yet."""
-
-    def on_settled(
-        self, request: Request, answer: WireFrame | None, error: Exception | None
-    ) -> None:
-        """A request is done."""
-
-    def on_push(self, frame: WireFrame) -> None:
-        """An event came."""
-
-    def on_channel_lost(self, channel: str) -> None:
-        """A channel's events come no more, although the connection stays. Only HTTP does that."""
-
-    def on_stray(self, frame: WireFrame) -> None:
-        """A frame came that nobody waits for."""
-
-
-class AnyConnection(Protocol):
-    """What a link asks of a connection, whatever carries it."""
-
-    written: dict[str, Request]
-    ending: Exception | None
-    was_ready: bool
-    frames_sent: int
-    frames_received: int
-
-    @property
-    def ready(self) -> bool:
-        """Whether requests can be written."""
-        ...
-
-    @property
-    def last_ts(self) -> datetime | None:
-        """The server's clock at the last frame that named it."""
-        ...
-
-    def wake(self) -> None:
-        """There is something to write."""
-
-    def forget(self, request: Request) -> None:
-        """Nobody waits any more for the answer to a request that was written here."""
-
-    def forget_all(self) -> list[Request]:
-        """Nobody waits any more for anything that was written here; returns what that was."""
-        ...
-
-    def close(self) -> None:
-        """Begin to close."""
-
-    async def run(self, get_token: Callable[[], Awaitable[str | None]]) -> None:
-        """Serve, and return when the connection is over, for whatever reason."""
 
 
 class Connection:
@@ -180,9 +119,9 @@ class Connection:
         if not session.in_flight or len(self._owner.outbox) == GROUP:
             if transport is not None and transport.can_send_now and self.ready:
                 if not session.has_urgent_data:
-                    payloads = self._take()
-                    self.frames_sent += len(payloads)
-                    transport.send_now(payloads)
+                    messages = self._take()
+                    self.frames_sent += len(messages)
+                    transport.send_now(messages)
                     if not transport.pending:
                         return
         if self._idle_writer is not None:
@@ -297,10 +236,10 @@ class Connection:
                     # requests can go along (measured: 15 % less CPU on trio-websocket).
                     for _ in range(2):
                         await trio.lowlevel.checkpoint()
-                payloads = self._take()
-                if payloads:
-                    await self._transport.send(payloads)
-                    self.frames_sent += len(payloads)
+                messages = self._take()
+                if messages:
+                    await self._transport.send(messages)
+                    self.frames_sent += len(messages)
                     if ping_goes_along:
                         self._ping_written_at = trio.current_time()
                 elif self._closing:
@@ -315,7 +254,7 @@ class Connection:
         else:
             self._end(None)
 
-    def _take(self) -> list[Payload]:
+    def _take(self) -> list[Message]:
         """Take what may be written now. From here on it counts as written."""
         session = self.session
         if self.ready:

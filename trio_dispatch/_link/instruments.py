@@ -9,15 +9,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
 
 import attrs
 import trio
 
-if TYPE_CHECKING:
-    from trio_dispatch._link.events import ConnectionEvent
-    from trio_dispatch._link.requests import Request
-    from trio_dispatch._wire.models import Event
+from trio_dispatch._link.events import ConnectionEvent
+from trio_dispatch._link.requests import Request
+from trio_dispatch._wire.models import Event
 
 
 @attrs.define(eq=False, weakref_slot=True)

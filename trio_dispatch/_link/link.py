@@ -1,161 +1,43 @@
-r"""A WebSocket that stays connected.
-
-`Link` is the layer under the client, and of use on its own for any server whose messages are
-frames with ``id`` and ``correl_id``. It dials, and when the connection is lost it dials again; it
-keeps what waits to be sent while there is no connection; and it decides, for what was written to a
-connection that is gone, whether it may be sent once more. What frames mean is the session's
-business (``_session.py``), what happens on one connection the connection's (``_connection.py``).
-
-The supervisor, in one picture::
-
-    dial --- refused token ----------------------------> end, unless a provider may do better
-     |  \-- failed ---> back off ---> dial (next URL)     end, if it was the first or one too many
-     v
-    serve -- lost ----> back off ---> dial               end, if reconnecting is off
-     |
-     \----- closed -----------------------------------> end
-"""
+"""`Link`: a WebSocket that stays connected, for any server whose messages are correlated frames."""
 
 from __future__ import annotations
 
-import inspect
-import itertools
-import random
-from collections.abc import Awaitable
-from datetime import datetime
 from types import TracebackType
-from typing import Final, Protocol, cast
 
-import attrs
-import trio
-
-from trio_dispatch._link.block import Blocks
-from trio_dispatch._link.connection import AnyConnection, Connection
-from trio_dispatch._link.events import (
-    Announcer,
-    Connected,
-    ConnectionEvent,
-    Disconnected,
-    LinkEvents,
-)
-from trio_dispatch._link.requests import Lane, Outbox, Request, timed_out
-from trio_dispatch._link.settings import LinkSettings
-from trio_dispatch._transport.websocket import Connector
-from trio_dispatch._wire.codecs import JSON, thaw
-from trio_dispatch._wire.errors import (
-    AuthError,
-    ClientClosed,
-    ConnectFailed,
-    ConnectionLost,
-    DispatchError,
-    InternalError,
-    fresh,
-)
-from trio_dispatch._wire.frames import Frame, WireFrame
-from trio_dispatch._wire.session import Ready
-from trio_dispatch._wire.url import Address
-
-MAX_REFUSALS: Final = 5
-"""Refusals in a row after which no token provider is believed to bring a better token."""
-
-
-@attrs.frozen(kw_only=True)
-class LinkStatistics:
-    """What a link has done and is doing."""
-
-    connected: bool
-    connections: int
-    """Connections established so far."""
-    dials: int
-    """Dials so far, failed ones included."""
-    queued: int
-    """Frames that wait to be written."""
-    in_flight: int
-    """Requests that are written and not answered."""
-    frames_sent: int
-    frames_received: int
-    strays: int
-    """Frames that came and were neither events nor answers to anything that is still waited for."""
-    handler_dropped: int
-    """Frames that the handler was too slow for."""
-
-
-class Observer(Protocol):
-    """What a link tells the layer above it. Plain calls, which never block."""
-
-    def on_ready(self, ready: Ready) -> None:
-        """A connection is established. What is queued as `Lane.RESTORE` now goes out first."""
-
-    async def run(self) -> None:
-        """What the layer above does in the background, as long as the link lives."""
-
-    def on_lost(self, since: datetime | None) -> None:
-        """A connection that was ready is gone; *since*: the last that its server's clock said."""
-
-    def on_channel_lost(self, channel: str) -> None:
-        """A channel's events come no more, although the connection stays."""
-
-    def on_push(self, frame: WireFrame) -> None:
-        """An event came."""
-
-    def on_stray(self, frame: WireFrame) -> None:
-        """A frame came that nobody waits for."""
-
-    def on_end(self, error: DispatchError | None) -> None:
-        """The link has ended, for good: by *error*, or because it was closed."""
+from trio_dispatch._link.events import LinkEvents
+from trio_dispatch._link.requests import Request
+from trio_dispatch._link.supervisor import LinkStatistics, Supervisor
+from trio_dispatch._wire.codecs import thaw
+from trio_dispatch._wire.errors import DispatchError
+from trio_dispatch._wire.frames import Frame
 
 
 class Link:
-    """A connection that is dialled again whenever it is lost.
+    """A connection that is replaced whenever it is lost.
 
-    Made by `open_link`; `connected` tells whether it is up, `events` when that changes.
+    Made by `open_link`; `connected` says whether it is up, `events` when that changes.
     """
 
-    def __init__(self, settings: LinkSettings, observer: Observer) -> None:
-        self._settings = settings
-        self._log = settings.logger
-        self._timeout = settings.request_timeout
-        self._instruments = settings.instruments
-        self._observer = observer
-        self.on_push = observer.on_push
-        """An event came. The observer's own, as events are many."""
-        self.outbox = Outbox()
-        self._connection: AnyConnection | None = None
-        self._scope = trio.CancelScope()
-        self._closing = False
-        self._ended = False
-        self._error: DispatchError | None = None
-        self._finished = trio.Event()
-        self._settled = trio.Event()
-        self._up = trio.Event()
-        self._lost_at: float | None = None
-        self._address = settings.addresses[0]
-        self._announcer = Announcer()
-        self._sweeper = trio.lowlevel.ParkingLot()
-        self._blocks = Blocks()
-        self._connections = self._dials = self._strays = 0
-        self._frames_sent = self._frames_received = 0
+    def __init__(self, supervisor: Supervisor) -> None:
+        self._supervisor = supervisor
 
     def __repr__(self) -> str:
-        state = "closed" if self._ended else "connected" if self.connected else "disconnected"
-        return f"<{type(self).__name__} {self._settings.addresses[0].shown} {state}>"
-
-    # What users see.
+        return self._supervisor.describe("Link")
 
     @property
     def connected(self) -> bool:
         """Whether there is a connection right now."""
-        return self._connection is not None and self._connection.ready
+        return self._supervisor.connected
 
     @property
     def closed(self) -> bool:
         """Whether the link has ended, for good."""
-        return self._ended or self._closing
+        return self._supervisor.closed
 
     @property
     def error(self) -> DispatchError | None:
         """The error that ended the link, if one did."""
-        return self._error
+        return self._supervisor.error
 
     async def wait_connected(self) -> None:
         """Wait until there is a connection.
@@ -163,12 +45,7 @@ class Link:
         Raises:
             DispatchError: the link ends instead; `ClientClosed` if it has ended before.
         """
-        await trio.lowlevel.checkpoint()
-        while not self.connected:
-            self.check_open()
-            await self._up.wait()
-            if self._error is not None:
-                raise fresh(self._error)
+        await self._supervisor.wait_connected()
 
     def events(self) -> LinkEvents:
         """Open a stream of `Connected` and `Disconnected`, which begins with the present state.
@@ -176,28 +53,29 @@ class Link:
         Every caller gets a stream of its own, and a slow one holds up nobody: the oldest events
         beyond 1,024 unread ones are dropped, and `LinkEvents.dropped` counts them.
         """
-        return self._announcer.listen()
+        return self._supervisor.events()
 
     async def send(self, frame: Frame) -> None:
         """Send *frame* without waiting for an answer. Returns when it is written.
 
-        Waits for a connection where there is none. Cancelled before it is written, it is never
+        Waits for a connection if there is none. Cancelled before it is written, it is never
         sent. Whatever answers it goes to the handler.
 
         Raises:
             TypeError, ValueError: *frame* cannot be encoded, or is larger than the maximum.
             DispatchError: the link ended.
         """
-        await self.call(Request(frame, self.check_frame(frame), answered=False))
+        text = self._supervisor.check_frame(frame)
+        await self._supervisor.call(Request(frame, text, answered=False))
 
     async def request(self, frame: Frame) -> Frame:
         """Send *frame* and return the frame that answers it.
 
-        Waits for a connection where there is none. Cancelled before it is written, it is never
-        sent; cancelled later, its answer is dropped when it comes.
+        Waits for a connection if there is none. Cancelled before it is written, it is never
+        sent; cancelled later, its answer is dropped when it arrives.
 
         Args:
-            frame: with an ``id`` of its own, by which its answer is known.
+            frame: with an ``id`` of its own, by which its answer is recognized.
 
         Raises:
             TypeError, ValueError: *frame* has no id, an id that is in use, or cannot be sent.
@@ -205,37 +83,25 @@ class Link:
             ConnectionLost: the connection was lost after it was written; `maybe_delivered`.
             DispatchError: the link ended.
         """
-        text = self.check_frame(frame)
+        text = self._supervisor.check_frame(frame)
         if not frame.id:
-            raise ValueError("a request needs an id, by which its answer is known")
-        return thaw(await self.ask(Request(frame, text)))
+            raise ValueError("a request needs an id, by which its answer is recognized")
+        return thaw(await self._supervisor.ask(Request(frame, text)))
 
     async def wait_closed(self) -> None:
         """Wait until the link has ended, for whatever reason, and nothing of it is left."""
-        await self._finished.wait()
+        await self._supervisor.wait_closed()
 
     async def aclose(self) -> None:
         """Close the link, and wait until nothing of it is left (2 s at most). Idempotent."""
-        self.close()
-        await self._finished.wait()
+        await self._supervisor.aclose()
 
     def statistics(self) -> LinkStatistics:
         """Count what the link has done and is doing."""
-        now = self._connection
-        return LinkStatistics(
-            connected=self.connected,
-            connections=self._connections,
-            dials=self._dials,
-            queued=len(self.outbox),
-            in_flight=len(now.written) if now else 0,
-            frames_sent=self._frames_sent + (now.frames_sent if now else 0),
-            frames_received=self._frames_received + (now.frames_received if now else 0),
-            strays=self._strays,
-            handler_dropped=getattr(self._observer, "dropped", 0),
-        )
+        return self._supervisor.statistics()
 
     async def __aenter__(self) -> Link:
-        self._blocks.enter()
+        await self._supervisor.__aenter__()
         return self
 
     async def __aexit__(
@@ -244,331 +110,4 @@ class Link:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> bool:
-        return await self._blocks.leave(exc, self.aclose, lambda: self._error)
-
-    # For the layer above.
-
-    @property
-    def used_as_block(self) -> bool:
-        """Whether a block raises, or has raised, the error that ended the link."""
-        return self._blocks.used
-
-    def use_connector(self, connector: Connector) -> None:
-        """Reach the server by *connector* instead of TCP. Before the link runs."""
-        dial = attrs.evolve(self._settings.dial, connector=connector)
-        self._settings = attrs.evolve(self._settings, dial=dial)
-
-    def check_frame(self, frame: Frame) -> bytes:
-        """Refuse what could not be written, before it is queued. Returns the frame's JSON text."""
-        text = JSON.encode(frame)
-        if len(text) > self._settings.dial.max_message_size:
-            raise ValueError(
-                f"the frame is {len(text):,} bytes, more than max_message_size "
-                f"({self._settings.dial.max_message_size:,})"
-            )
-        return text
-
-    def ask(self, request: Request) -> Awaitable[WireFrame]:
-        """`call` for a request that is answered."""
-        assert request.answered
-        return cast("Awaitable[WireFrame]", self.call(request))
-
-    async def call(self, request: Request) -> WireFrame | None:
-        """Queue *request* and wait for its answer; None if it expects none."""
-        # What is submitted may be written on the spot: a caller that is cancelled already sends
-        # nothing.
-        await trio.lowlevel.checkpoint_if_cancelled()
-        self.submit(request)
-        answer = await request.wait(self.withdraw)
-        assert answer is not None or not request.answered
-        return answer
-
-    def submit(self, request: Request) -> None:
-        """Queue *request*. Whoever waits for it is woken when it is done."""
-        if self._ended or self._closing:
-            self.check_open()
-        self.watch(request)
-        if self._instruments:
-            self._instruments.watch(request)
-        self.outbox.put(request)
-        if self._connection is not None:
-            self._connection.wake()
-
-    def watch(self, request: Request) -> None:
-        """Let *request* fail when `request_timeout` is over."""
-        if self._timeout is not None and request.lane is not Lane.RESTORE:
-            self.outbox.watch(request, self._timeout)
-            if self._sweeper:
-                self._sweeper.unpark_all()
-
-    def withdraw(self, request: Request) -> None:
-        """Nobody waits for *request* any more: unwritten, it is never sent."""
-        self.outbox.unwatch(request)
-        self.outbox.remove(request)
-        if request.written and self._connection is not None:
-            self._connection.forget(request)
-
-    def close(self) -> None:
-        """Begin to close. A plain call; `aclose` waits as well."""
-        if self._ended or self._closing:
-            return
-        self._closing = True
-        self._reject_all(None)
-        if self._connection is None:
-            self._scope.cancel()
-        else:
-            self._connection.close()
-
-    def end(self, error: DispatchError) -> None:
-        """End the link, for good, by *error*."""
-        if not self._ended and not self._closing:
-            self._closing = True
-            self._error = error
-            self._reject_all(error)
-            self._up.set()
-            self._scope.cancel()
-
-    def check_open(self) -> None:
-        """Raise `ClientClosed` if the link has ended, or is closing."""
-        if self._ended or self._closing:
-            error = ClientClosed(
-                f"the connection to {self._settings.addresses[0].shown} is closed"
-                + (f": {self._error}" if self._error else "")
-            )
-            raise error from (fresh(self._error) if self._error else None)
-
-    # The connection tells us.
-
-    def on_ready(self, ready: Ready) -> None:
-        """A connection is established."""
-        connection = self._connection
-        assert connection is not None
-        self._connections += 1
-        shown = self._address.shown
-        self._observer.on_ready(ready)
-        session = f" (session {ready.session_id})" if ready.session_id else ""
-        if self._lost_at is None:
-            self._log.info("connected to %s%s", shown, session)
-        else:
-            away = trio.current_time() - self._lost_at
-            self._log.info("connected to %s%s, back after %.3g s", shown, session, away)
-        self._lost_at = None
-        self._announce(Connected(shown, ready.session_id))
-        self._up.set()
-        self._settled.set()
-
-    def on_settled(
-        self, request: Request, answer: WireFrame | None, error: Exception | None
-    ) -> None:
-        """A request is done."""
-        self.outbox.unwatch(request)
-        request.finish(answer, error)
-
-    def on_channel_lost(self, channel: str) -> None:
-        """A channel's events come no more."""
-        self._observer.on_channel_lost(channel)
-
-    def on_stray(self, frame: WireFrame) -> None:
-        """A frame came that nobody waits for."""
-        self._strays += 1
-        self._observer.on_stray(frame)
-
-    # The life of a link.
-
-    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Stay connected until closed, ended or cancelled.
-
-        With ``fail_first_connect`` it counts as started when the first connection is established,
-        and raises the error of the first dial if that fails. After that it raises nothing; `error`
-        tells what ended it.
-        """
-        try:
-            with self._scope:
-                try:
-                    async with trio.open_nursery() as nursery:
-                        nursery.start_soon(self._supervise)
-                        if self._settings.request_timeout is not None:
-                            nursery.start_soon(self._sweep, self._settings.request_timeout)
-                        nursery.start_soon(self._observer.run)
-                        if self._settings.fail_first_connect:
-                            await self._settled.wait()
-                        task_status.started()
-                except Exception as exc:  # noqa: BLE001 - whatever it is, it ends the link
-                    self._error = InternalError(
-                        "a bug in trio_dispatch ended the connection; please report it"
-                    )
-                    self._error.__cause__ = exc
-        finally:
-            self._finish()
-        if self._error is not None and not self._settled.is_set():
-            if self._settings.fail_first_connect:
-                raise self._error
-
-    def _finish(self) -> None:
-        self._ended = self._closing = True
-        self._connection = None
-        self._reject_all(self._error)
-        self._up.set()
-        self._announce(Disconnected(self._error))
-        self._announcer.end(self._error)
-        self._observer.on_end(self._error)
-        if self._error is not None:
-            self._blocks.cancel()
-        self._finished.set()
-
-    def _announce(self, event: ConnectionEvent) -> None:
-        self._announcer.tell(event)
-        if self._instruments:
-            self._instruments.connection(event)
-
-    async def _supervise(self) -> None:
-        settings = self._settings
-        failures = 0  # dials in a row without a session
-        refusals = 0  # tokens refused in a row
-        for self._address in itertools.cycle(settings.addresses):
-            self._dials += 1
-            connection = self._connection = self._new_connection()
-            await connection.run(self.get_token)
-            self._connection = None
-            self._frames_sent += connection.frames_sent
-            self._frames_received += connection.frames_received
-            if self._closing:
-                self._scope.cancel()
-                return
-            reason = connection.ending or ConnectionLost("the connection was closed")
-            if connection.was_ready:
-                failures = refusals = 0
-                self._after_loss(connection)
-            else:
-                failures += 1
-                refusals = refusals + 1 if isinstance(reason, AuthError) else 0
-            if (error := self._verdict(reason, failures, refusals)) is not None:
-                self.end(error)
-                return
-            delay = self._delay(failures)
-            self._log.info("%s; dialling again in %.3g s", reason, delay)
-            self._announce(Disconnected(reason, delay))
-            await trio.sleep(delay)
-
-    def _new_connection(self) -> AnyConnection:
-        settings = self._settings
-        if settings.new_connection is not None:
-            return settings.new_connection(self, self._address, settings.dial, self._log)
-        return Connection(
-            settings.new_session(), self, self._address, settings.dial, settings.heartbeat,
-            self._log,
-        )  # fmt: skip
-
-    def _verdict(self, reason: Exception, failures: int, refusals: int) -> DispatchError | None:
-        """The error to end with, or None to dial again."""
-        settings = self._settings
-        error = reason if isinstance(reason, DispatchError) else ConnectFailed(str(reason))
-        first = self._connections == 0
-        if refusals and (first or settings.token_provider is None or refusals >= MAX_REFUSALS):
-            return error
-        if first and settings.fail_first_connect:
-            return error if isinstance(error, ConnectFailed) else _as_connect_failed(error)
-        if not settings.reconnect:
-            return error
-        if settings.max_reconnect_attempts is not None:
-            if failures >= settings.max_reconnect_attempts + (1 if first else 0):
-                return error
-        return None
-
-    def _delay(self, failures: int) -> float:
-        """Exponential backoff; the jitter spreads clients that lost the same server at once."""
-        settings = self._settings
-        high = settings.min_reconnect_delay * 2.0 ** min(failures + 1, 64)
-        high = min(high, settings.max_reconnect_delay)
-        low = max(settings.min_reconnect_delay, high / 2)
-        return random.uniform(min(low, high), high)
-
-    @property
-    def address(self) -> Address:
-        """Where the present connection leads, or the last one led."""
-        return self._address
-
-    async def get_token(self) -> str | None:
-        """Ask the provider for a token; *token* where there is none, or it fails."""
-        provider = self._settings.token_provider
-        if provider is None:
-            return self._settings.token
-        try:
-            token = provider()
-            if inspect.isawaitable(token):
-                token = await token
-            if not isinstance(token, str):  # pyright: ignore[reportUnnecessaryIsInstance]
-                raise TypeError(f"a token is a string, not {type(token).__name__}")
-        except Exception:  # noqa: BLE001 - users' code
-            self._log.warning("the token provider failed; falling back to token=", exc_info=True)
-            return self._settings.token
-        return token
-
-    def _after_loss(self, connection: AnyConnection) -> None:
-        """Decide the fate of everything that had been written to *connection*."""
-        self._up = trio.Event()
-        self._lost_at = trio.current_time()
-        self.outbox.clear(Lane.RESTORE)
-        self._observer.on_lost(connection.last_ts)
-        reason = str(connection.ending)
-        for request in connection.written.values():
-            request.drops += 1
-            request.written = False
-            if request.lane is Lane.RESTORE:
-                request.finish(error=ConnectionLost(reason, True))
-            elif request.safe and request.drops == 1:
-                request.lane = Lane.AGAIN
-                self.outbox.put(request)
-            else:
-                subject = request.frame.method or "the frame"
-                self.outbox.unwatch(request)
-                request.finish(
-                    error=ConnectionLost(
-                        f"{subject} was sent, and may have been carried out: {reason}", True
-                    )
-                )
-        connection.written.clear()
-
-    async def _sweep(self, timeout: float) -> None:
-        """Let requests fail whose time is over.
-
-        Requests that come while this sleeps have later deadlines, so nobody needs to wake it;
-        only when nothing was in flight for a whole timeout does it wait to be woken.
-        """
-        idle = False
-        while True:
-            deadline = self.outbox.next_deadline()
-            if deadline is None and idle:
-                await self._sweeper.park()
-            idle = deadline is None
-            await trio.sleep_until(trio.current_time() + timeout if deadline is None else deadline)
-            for request in self.outbox.expired(trio.current_time()):
-                error = timed_out(request, timeout)
-                self.withdraw(request)
-                request.finish(error=error)
-
-    def _reject_all(self, error: DispatchError | None) -> None:
-        """Settle everything that waits: with *error*, or because the link is closed."""
-        written: list[Request] = []
-        if self._connection is not None:
-            written = self._connection.forget_all()
-        for request in itertools.chain(written, self.outbox.drain()):
-            self.outbox.unwatch(request)
-            request.finish(error=self.why_ended(error, request))
-
-    def why_ended(self, error: DispatchError | None, request: Request | None = None) -> Exception:
-        """The error for somebody who was waiting when the link ended."""
-        maybe = request is not None and request.maybe_delivered
-        if error is None:
-            return ClientClosed("the client was closed while this call was waiting", maybe)
-        if isinstance(error, ConnectionLost):
-            return ConnectionLost(str(error), maybe)
-        return fresh(error)
-
-
-def _as_connect_failed(error: DispatchError) -> DispatchError:
-    if isinstance(error, AuthError):
-        return error
-    failed = ConnectFailed(str(error))
-    failed.__cause__ = error
-    return failed
+        return await self._supervisor.__aexit__(exc_type, exc, traceback)

@@ -8,10 +8,13 @@ from contextlib import asynccontextmanager
 
 import trio
 
-from trio_dispatch._link.block import in_background
 from trio_dispatch._link.handler import Handler, HandlerTask
 from trio_dispatch._link.link import Link
-from trio_dispatch._link.settings import LOGGER, LinkSettings, TokenProvider, read_addresses
+from trio_dispatch._link.settings import LOGGER, DialSettings, LinkSettings, read_addresses
+from trio_dispatch._link.supervisor import Supervisor
+from trio_dispatch._link.tokens import TokenProvider
+from trio_dispatch._transport.block import in_background
+from trio_dispatch._transport.websocket import Connector
 from trio_dispatch._wire.arguments import check_seconds
 
 
@@ -50,11 +53,11 @@ async def open_link(
         AuthError: the server refused the token.
         ConnectFailed: the first dial failed, with *fail_first_connect*.
     """
-    link = make_link(
-        url, auth_token, token_provider, handler, fail_first_connect,
+    supervisor = make_supervisor(
+        url, None, auth_token, token_provider, handler, fail_first_connect,
         min_reconnect_delay, max_reconnect_delay, logger,
     )  # fmt: skip
-    async with in_background(link.run, link):
+    async with in_background(supervisor.run, Link(supervisor)) as link:
         yield link
 
 
@@ -75,17 +78,19 @@ async def run_link(
     ``link = await nursery.start(run_link, url)`` gives the link. Arguments and errors are those of
     `open_link`; an error that ends the link is raised here.
     """
-    link = make_link(
-        url, auth_token, token_provider, handler, fail_first_connect,
+    supervisor = make_supervisor(
+        url, None, auth_token, token_provider, handler, fail_first_connect,
         min_reconnect_delay, max_reconnect_delay, logger,
     )  # fmt: skip
-    async with in_background(link.run, link):
+    async with in_background(supervisor.run, Link(supervisor)) as link:
         task_status.started(link)
         await link.wait_closed()
 
 
-def make_link(
+def make_supervisor(
     url: str | Sequence[str],
+    connector: Connector | None,
+    /,
     auth_token: str | None = None,
     token_provider: TokenProvider | None = None,
     handler: Handler | None = None,
@@ -93,8 +98,8 @@ def make_link(
     min_reconnect_delay: float = 1,
     max_reconnect_delay: float = 60,
     logger: logging.Logger | None = None,
-) -> Link:
-    """Make a link, which does nothing yet."""
+) -> Supervisor:
+    """Make what keeps a link connected; it does nothing yet."""
     settings = LinkSettings(
         addresses=read_addresses(url, "ws", "wss"),
         token=auth_token,
@@ -103,7 +108,8 @@ def make_link(
         min_reconnect_delay=check_seconds(min_reconnect_delay, "min_reconnect_delay"),
         max_reconnect_delay=check_seconds(max_reconnect_delay, "max_reconnect_delay"),
         logger=logger or LOGGER,
+        dial=DialSettings(connector=connector),
     )
     if max_reconnect_delay < min_reconnect_delay:
         raise ValueError("max_reconnect_delay is less than min_reconnect_delay")
-    return Link(settings, HandlerTask(handler, settings.logger))
+    return Supervisor(settings, HandlerTask(handler, settings.logger))

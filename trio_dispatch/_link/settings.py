@@ -4,21 +4,16 @@ from __future__ import annotations
 
 import logging
 import ssl
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping, Sequence
 
 import attrs
 
 from trio_dispatch._link.instruments import Instruments
+from trio_dispatch._link.interfaces import AnyConnection, Owner
+from trio_dispatch._link.tokens import TokenProvider
 from trio_dispatch._transport.websocket import Connector, Library, choose_library
 from trio_dispatch._wire.session import FrameSession
 from trio_dispatch._wire.url import Address, parse_url
-
-if TYPE_CHECKING:
-    from trio_dispatch._link.connection import AnyConnection, Owner
-
-TokenProvider = Callable[[], "str | Awaitable[str]"]
-"""Gives a token, sync or async; asked before every dial."""
 
 LOGGER = logging.getLogger("trio_dispatch")
 
@@ -67,6 +62,10 @@ class LinkSettings:
         Callable[[Owner, Address, DialSettings, logging.Logger], AnyConnection] | None
     ) = None
     """What makes a connection that is no WebSocket."""
+
+    def over(self, connector: Connector) -> LinkSettings:
+        """The same, but reaching the server by *connector* instead of TCP."""
+        return attrs.evolve(self, dial=attrs.evolve(self.dial, connector=connector))
 
 
 def read_addresses(url: str | Sequence[str], *schemes: str) -> tuple[Address, ...]:

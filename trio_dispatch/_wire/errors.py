@@ -8,20 +8,10 @@ keeps its constructor's arguments in ``args``, so errors copy and pickle.
 from __future__ import annotations
 
 import copy
-import sys
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 from trio_dispatch._wire.frames import ErrorBody, ErrorCode
-
-if sys.version_info < (3, 11):  # pragma: no cover
-    from exceptiongroup import ExceptionGroup
-
-if TYPE_CHECKING:
-    from typing_extensions import Self
-
-    from trio_dispatch._client.jobs import JobHandle
-    from trio_dispatch._wire.models import Job, WorkflowRun
+from trio_dispatch._wire.models import Job, WorkflowRun
 
 E = TypeVar("E", bound=BaseException)
 
@@ -225,38 +215,6 @@ def request_error(body: ErrorBody, method: str = "") -> RequestError:
     fallback = ServerError if body.code >= ErrorCode.INTERNAL else RequestError
     cls = _BY_CODE.get(body.code, fallback)
     return cls(body.code, body.message, body.details, method)
-
-
-class EnqueueManyFailed(ExceptionGroup[Exception], DispatchError):
-    """Some entries of an ``enqueue_many`` failed; the group holds one exception for each.
-
-    Attributes:
-        handles: one per entry, in order: a `JobHandle`, or None where the entry failed.
-    """
-
-    handles: Sequence[JobHandle | None]
-
-    def __new__(
-        cls,
-        message: str,
-        exceptions: Sequence[Exception],
-        handles: Sequence[JobHandle | None] = (),
-    ) -> Self:
-        self = super().__new__(cls, message, exceptions)
-        self.handles = list(handles)
-        return self
-
-    def __init__(
-        self,
-        message: str,
-        exceptions: Sequence[Exception],
-        handles: Sequence[JobHandle | None] = (),  # noqa: ARG002 (`__new__` took them)
-    ) -> None:
-        super().__init__(message, exceptions)
-
-    def derive(self, excs: Sequence[Exception], /) -> EnqueueManyFailed:  # type: ignore[override]
-        """Split for ``except*``: the parts keep the handles."""
-        return EnqueueManyFailed(self.message, excs, self.handles)
 
 
 def fresh(error: E) -> E:

@@ -114,3 +114,10 @@ class WireFrame(Frame, frozen=True, omit_defaults=True, kw_only=True):
     """
 
     data: msgspec.Raw = msgspec.Raw()
+
+
+class Message(msgspec.Struct, frozen=True):
+    """One WebSocket message: an encoded frame, and whether it goes as binary."""
+
+    data: bytes
+    binary: bool

@@ -49,20 +49,20 @@ from trio_dispatch._wire.codecs import (
     object_text,
 )
 from trio_dispatch._wire.errors import InternalError, ProtocolError
-from trio_dispatch._wire.frames import ErrorBody, Frame, FrameType, Method, WireFrame
+from trio_dispatch._wire.frames import (
+    ErrorBody,
+    Frame,
+    FrameType,
+    Message,
+    Method,
+    WireFrame,
+)
 
 FULL_CREDITS: Final = 1_000_000
 """Credits granted when a session begins; topped up whenever half of them are spent."""
 
 LATE_ANSWERS: Final = 4_096
 """How many forgotten requests a `FrameSession` remembers, to drop their answers quietly."""
-
-
-class Payload(msgspec.Struct, frozen=True):
-    """One message to write."""
-
-    data: bytes
-    binary: bool
 
 
 class State(str, Enum):
@@ -145,8 +145,8 @@ class FrameSession:
     def __init__(self, codec: Codec = JSON) -> None:
         self._codec = codec
         self._state = State.NEW
-        self._urgent: list[Payload] = []
-        self._requests: list[Payload] = []
+        self._urgent: list[Message] = []
+        self._requests: list[Message] = []
         self._request_bytes = 0
         self._unanswered: dict[str, _Owed] = {}
         self._late: deque[str] = deque(maxlen=LATE_ANSWERS)
@@ -200,7 +200,7 @@ class FrameSession:
         id = self._new_id()
         self._unanswered[id] = _Owed.CALLER
         encoded = JSON.with_id(text, id)
-        self._requests.append(Payload(encoded, False))
+        self._requests.append(Message(encoded, False))
         self._request_bytes += len(encoded)
         return id
 
@@ -228,7 +228,7 @@ class FrameSession:
             # not stay in flight, and what it does answer is recognized for a while.
             self._late.append(id)
 
-    def data_to_send(self) -> list[Payload]:
+    def data_to_send(self) -> list[Message]:
         """Take the messages to write now, in order."""
         data = self._urgent + self._requests
         self._urgent, self._requests, self._request_bytes = [], [], 0
@@ -335,7 +335,7 @@ class FrameSession:
         self._queue(payload)
         return frame.id
 
-    def _queue(self, payload: Payload) -> None:
+    def _queue(self, payload: Message) -> None:
         self._requests.append(payload)
         self._request_bytes += len(payload.data)
 
@@ -345,8 +345,8 @@ class FrameSession:
             id = f"t{next(self._ids)}"
         return id
 
-    def _encode(self, frame: Frame) -> Payload:
-        return Payload(self._codec.encode(frame), self._codec.binary)
+    def _encode(self, frame: Frame) -> Message:
+        return Message(self._codec.encode(frame), self._codec.binary)
 
     def _expect(self, state: State) -> None:
         if self._state is not state:

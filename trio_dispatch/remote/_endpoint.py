@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 
 import trio
 
-from trio_dispatch._link.block import in_background
+from trio_dispatch._transport.block import in_background
 from trio_dispatch._wire.arguments import check_count, check_text
 from trio_dispatch.remote._call import Call, check_endpoint
 from trio_dispatch.remote._client import PROTO_TYPE, Client, find_key, find_url, open_client

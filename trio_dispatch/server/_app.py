@@ -39,7 +39,7 @@ from trio_dispatch.server._views import (
 )
 
 if TYPE_CHECKING:
-    import trio_dispatch
+    from trio_dispatch._client.client import Client
 
 J = TypeVar("J", bound=JobFunction)
 W = TypeVar("W", bound=WorkflowFunction)
@@ -276,7 +276,7 @@ class Server:
         token: str | None = None,
         open_stream: Callable[[], Awaitable[trio.abc.Stream]] | None = None,
         **options: Any,
-    ) -> AsyncGenerator[trio_dispatch.Client, None]:
+    ) -> AsyncGenerator[Client, None]:
         """Open a client of this server in memory: real frames, no socket, any clock.
 
         Runs the server, where it is not running yet, for the length of the block.
@@ -292,21 +292,19 @@ class Server:
             TypeError: no token is given, and none is known.
             AuthError: the server refused the token.
         """
-        from trio_dispatch._client.opening import make_client, running
+        from trio_dispatch._client.opening import open_over
 
         if token is None and "token_provider" not in options:
             if callable(self._hub.tokens):
                 raise TypeError("name a token: this server's tokens are a function")
             token = next(iter(self._hub.tokens), None)
         url = options.pop("url", f"ws://localhost{self._hub.path}")
-        client = make_client(url, token=token, **options)
         reach = open_stream or self.open_stream
 
         async def connect(address: object) -> trio.abc.Stream:  # noqa: ARG001 - there is one server
             return await reach()
 
-        client.use_connector(connect)
-        async with self.run(), running(client):
+        async with self.run(), open_over(connect, url, token=token, **options) as client:
             yield client
 
     def _running(self) -> trio.Nursery:

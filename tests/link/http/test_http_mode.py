@@ -12,7 +12,7 @@ import trio
 import trio.testing
 
 import trio_dispatch
-from tests.client.support import make_server, memory_client
+from tests.client.support import make_server, memory_client, through
 from trio_dispatch import (
     AuthError,
     Client,
@@ -44,7 +44,7 @@ async def http_client(
         async def connect(address: object) -> trio.abc.Stream:
             return await proxy.open_stream()
 
-        client.use_connector(connect)
+        client = through(client, connect)
         with trio.fail_after(7_200):
             async with running(client):
                 yield client, proxy
@@ -112,7 +112,7 @@ async def test_who_is_no_dispatch_server_is_told_so(
     autojump_clock: object, answer: bytes, message: str
 ) -> None:
     client = memory_client(make_server(), url=URL)
-    client.use_connector(lambda address: answering(answer))
+    client = through(client, lambda address: answering(answer))
     with pytest.raises(ConnectFailed, match=message):
         async with running(client):
             pytest.fail("entered")
@@ -123,7 +123,7 @@ async def test_a_server_that_never_answers_is_given_up(autojump_clock: object) -
         return trio.testing.memory_stream_pair()[0]
 
     client = memory_client(make_server(), url=URL, connect_timeout=7)
-    client.use_connector(silence)
+    client = through(client, silence)
     with pytest.raises(ConnectFailed, match="within 7 s"):
         async with running(client):
             pytest.fail("entered")
@@ -308,7 +308,7 @@ async def test_a_proxys_error_page_is_no_answer(autojump_clock: object) -> None:
         return await server.open_stream()
 
     client = memory_client(server, url=URL)
-    client.use_connector(connect)
+    client = through(client, connect)
     async with server.run(), running(client):
         bad_gateway = b"HTTP/1.1 502 Bad Gateway\r\nContent-Type: text/html\r\n\r\n<html>"
         pages.append(bad_gateway)

@@ -15,6 +15,7 @@ import pytest
 import trio
 
 from tests import recorded
+from tests.client.support import new_client, through
 from tests.transport.websocket.scripted import LIBRARIES, ScriptedStream, text
 from trio_dispatch import (
     Client,
@@ -24,7 +25,7 @@ from trio_dispatch import (
     InternalError,
     ProtocolError,
 )
-from trio_dispatch._client.opening import make_client, running
+from trio_dispatch._client.opening import running
 from trio_dispatch._transport.websocket import Library
 
 ROUNDS = int(os.environ.get("TRIO_DISPATCH_FUZZ", "150"))
@@ -105,11 +106,11 @@ async def test_whatever_comes_nothing_hangs_or_crashes(
         async def connect(address: object, stream: trio.abc.Stream = stream) -> trio.abc.Stream:
             return stream
 
-        client = make_client(
+        client = new_client(
             "ws://localhost/dwp", token="t", reconnect=False, transport=library, format=format,
             heartbeat_interval=5, max_message_size=MAX_SIZE,
         )  # fmt: skip
-        client.use_connector(connect)
+        client = through(client, connect)
         with trio.fail_after(120):
             try:
                 async with running(client):

@@ -21,7 +21,7 @@ from tests.transport.websocket.scripted import (
 )
 from trio_dispatch._transport.websocket import Library, Transport, TransportClosed
 from trio_dispatch._wire.codecs import JSON, MSGPACK
-from trio_dispatch._wire.session import Payload
+from trio_dispatch._wire.frames import Message
 
 either_library = pytest.mark.parametrize("library", LIBRARIES)
 
@@ -141,7 +141,7 @@ async def test_a_batch_goes_out_in_one_write_in_order(
     stream = Counting(b"", ends=False)
     async with open_scripted(stream, library) as transport:
         writes.clear()
-        await transport.send([Payload(f'"{n}"'.encode(), binary=bool(n % 2)) for n in range(1_000)])
+        await transport.send([Message(f'"{n}"'.encode(), binary=bool(n % 2)) for n in range(1_000)])
         assert len(writes) == 1
         frames = stream.received()
         assert [bytes(sent.data) for sent in frames] == [f'"{n}"'.encode() for n in range(1_000)]
@@ -171,7 +171,7 @@ async def test_the_peers_close_frame_is_told_and_answered(
         assert (messages, ending) == ([b"last words"], f"the WebSocket was {how}")
         assert [sent.opcode for sent in stream.received()] == [Opcode.CLOSE]
         with pytest.raises(TransportClosed, match="closed with code"):
-            await transport.send([Payload(b"x", binary=False)])
+            await transport.send([Message(b"x", binary=False)])
 
 
 @either_library
@@ -282,7 +282,7 @@ async def test_what_we_send_as_msgpack_a_strict_reader_reads(
     )
     stream = ScriptedStream(b"", ends=False)
     async with open_scripted(stream, library, text_is_utf8=False) as transport:
-        await transport.send([Payload(MSGPACK.encode(sent), binary=True)])
+        await transport.send([Message(MSGPACK.encode(sent), binary=True)])
         (got,) = stream.received()
     assert got.opcode is Opcode.BINARY
     fields: dict[str, Any] = msgpack.unpackb(bytes(got.data), raw=False, strict_map_key=True)

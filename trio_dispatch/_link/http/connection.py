@@ -17,9 +17,10 @@ from typing import Final, cast
 import msgspec
 import trio
 
-from trio_dispatch._link.connection import Owner
+from trio_dispatch._link.delivery import is_sent_again, lost, prepare_again
 from trio_dispatch._link.http.stream import ChannelStream
 from trio_dispatch._link.http.wire import HttpWire, Interrupted, NotAFrame, NotDelivered
+from trio_dispatch._link.interfaces import Owner
 from trio_dispatch._link.requests import Lane, Request
 from trio_dispatch._link.settings import DialSettings
 from trio_dispatch._wire.errors import (
@@ -259,27 +260,23 @@ class HttpConnection:
         """*request* was not carried out: it waits for a better time. False: nobody waits for it."""
         if self.written.pop(request.id, None) is not request:
             return False
-        request.written = False
-        if request.lane is not Lane.RESTORE:
-            request.lane = Lane.AGAIN
+        prepare_again(request)
         self._owner.outbox.put(request)
         return True
 
     def _interrupted(self, request: Request, how: str, error: Exception | None = None) -> None:
         """Nobody knows what became of *request* (rule 4)."""
-        request.drops += 1
-        safe = request.safe or request.lane is Lane.RESTORE
-        if safe and request.drops == 1 and self._put_back(request):
+        again = is_sent_again(request) or (request.lane is Lane.RESTORE and request.drops == 1)
+        if again and self._put_back(request):
             return
         if request.lane is Lane.RESTORE:
             # As over a WebSocket: the connection is lost, and then the channel is wanted again.
             self._put_back(request)
             self._lose(ConnectionLost(f"{request.frame.method}: {how}"))
             return
-        subject = request.frame.method
-        lost = ConnectionLost(f"{subject} was sent, and may have been carried out: {how}", True)
-        lost.__cause__ = error
-        self._finish(request, None, lost)
+        failure = lost(request, how)
+        failure.__cause__ = error
+        self._finish(request, None, failure)
 
     # Subscriptions.
 

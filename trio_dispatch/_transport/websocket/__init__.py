@@ -1,4 +1,4 @@
-"""WebSockets: "write these payloads, give me the next ones", over any trio Stream.
+"""WebSockets: "write these messages, give me the next ones", over any trio Stream.
 
 `open_transport` dials and upgrades; what it returns knows nothing of frames. Two libraries can do
 it, trio-websocket and the sans-I/O core of websockets, and nothing outside tells them apart. They

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
-from trio_dispatch._wire.session import Payload
+from trio_dispatch._wire.frames import Message
 
 
 class TransportClosed(Exception):
@@ -34,8 +34,8 @@ class Transport(Protocol):
     message behind, so after that the transport can only be closed.
     """
 
-    async def send(self, payloads: Sequence[Payload]) -> None:
-        """Write *payloads*, one message each, in as few writes as can be.
+    async def send(self, messages: Sequence[Message]) -> None:
+        """Write *messages*, in as few writes as possible.
 
         Raises:
             TransportClosed: the connection is over.
@@ -46,8 +46,8 @@ class Transport(Protocol):
         """Whether `send_now` may be called: it can, and nothing else is being written."""
         ...
 
-    def send_now(self, payloads: Sequence[Payload]) -> None:
-        """Write *payloads* without waiting, from any task; what does not go is `pending`."""
+    def send_now(self, messages: Sequence[Message]) -> None:
+        """Write *messages* without waiting, from any task; what does not go is `pending`."""
 
     async def flush(self) -> None:
         """Write what is `pending`. For the task that sends.

@@ -16,7 +16,7 @@ try:
 except ImportError:  # pragma: no cover - where the library was installed without a compiler
     from websockets.utils import apply_mask
 
-from trio_dispatch._wire.session import Payload
+from trio_dispatch._wire.frames import Message
 
 _TEXT: Final = 0x81
 _BINARY: Final = 0x82
@@ -26,13 +26,13 @@ _medium: Final = struct.Struct("!BBH").pack
 _long: Final = struct.Struct("!BBQ").pack
 
 
-def join_messages(payloads: Sequence[Payload]) -> bytes:
+def join_messages(messages: Sequence[Message]) -> bytes:
     """Make one masked frame of each message, and one string of all frames."""
-    keys = os.urandom(4 * len(payloads))
+    keys = os.urandom(4 * len(messages))
     parts: list[bytes] = []
-    for number, payload in enumerate(payloads):
-        data, size = payload.data, len(payload.data)
-        first = _BINARY if payload.binary else _TEXT
+    for number, message in enumerate(messages):
+        data, size = message.data, len(message.data)
+        first = _BINARY if message.binary else _TEXT
         if size < 126:
             head = _short(first, _MASKED | size)
         elif size < 65_536:

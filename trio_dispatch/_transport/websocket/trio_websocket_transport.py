@@ -14,7 +14,7 @@ from trio_dispatch._transport.groups import leaves
 from trio_dispatch._transport.websocket.base import TransportClosed, UpgradeRefused
 from trio_dispatch._transport.websocket.splitter import FrameSplitter, ResponseHead
 from trio_dispatch._transport.websocket.stream import WireStream
-from trio_dispatch._wire.session import Payload
+from trio_dispatch._wire.frames import Message
 from trio_dispatch._wire.url import Address
 
 _log = logging.getLogger("trio_dispatch.transport")
@@ -198,7 +198,7 @@ class TrioWebSocketTransport:
         """The library writes in its own time."""
         return False
 
-    def send_now(self, payloads: Sequence[Payload]) -> None:
+    def send_now(self, messages: Sequence[Message]) -> None:
         """Not here."""
         raise NotImplementedError
 
@@ -206,18 +206,18 @@ class TrioWebSocketTransport:
         """Nothing is pending."""
         await trio.lowlevel.checkpoint()
 
-    async def send(self, payloads: Sequence[Payload]) -> None:
-        """Write *payloads* at once: all but the last are held back and go along with it."""
-        *most, last = payloads
+    async def send(self, messages: Sequence[Message]) -> None:
+        """Write *messages* at once: all but the last are held back and go along with it."""
+        *most, last = messages
         try:
             if most:
                 self._stream.cork()
                 try:
-                    for payload in most:
-                        await self._ws.send_message(_message(payload))
+                    for message in most:
+                        await self._ws.send_message(_for_library(message))
                 finally:
                     self._stream.uncork()
-            await self._ws.send_message(_message(last))
+            await self._ws.send_message(_for_library(last))
         except trio_websocket.ConnectionClosed as exc:
             raise TransportClosed(self._how_it_ended()) from exc
 
@@ -248,5 +248,5 @@ class TrioWebSocketTransport:
         return f"the WebSocket was closed with code {reason.code}{text}"
 
 
-def _message(payload: Payload) -> str | bytes:
-    return payload.data if payload.binary else payload.data.decode()
+def _for_library(message: Message) -> str | bytes:
+    return message.data if message.binary else message.data.decode()

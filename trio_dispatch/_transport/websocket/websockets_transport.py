@@ -27,7 +27,7 @@ from trio_dispatch._transport.websocket.base import TransportClosed, UpgradeRefu
 from trio_dispatch._transport.websocket.joiner import join_messages
 from trio_dispatch._transport.websocket.splitter import FrameSplitter, ResponseHead
 from trio_dispatch._transport.websocket.stream import WireStream
-from trio_dispatch._wire.session import Payload
+from trio_dispatch._wire.frames import Message
 from trio_dispatch._wire.url import Address
 
 READ_SIZE: Final = 64 * 1024
@@ -131,11 +131,11 @@ class WebsocketsTransport:
         # A server may send frames right behind its response.
         self._feed(data[end:])
 
-    async def send(self, payloads: Sequence[Payload]) -> None:
-        """Write *payloads*, and what is pending before them, at once."""
+    async def send(self, messages: Sequence[Message]) -> None:
+        """Write *messages*, and what is pending before them, at once."""
         if self._protocol.state is not State.OPEN:
             raise TransportClosed(self._how_it_ended())
-        self._put(payloads)
+        self._put(messages)
         await self.flush()
 
     @property
@@ -143,16 +143,16 @@ class WebsocketsTransport:
         """Whether the connection is open, and nothing waits to be written."""
         return not self._to_write and not self._writing and self._protocol.state is State.OPEN
 
-    def send_now(self, payloads: Sequence[Payload]) -> None:
-        """Write *payloads*, or what goes of them, on the spot."""
-        self._put(payloads)
+    def send_now(self, messages: Sequence[Message]) -> None:
+        """Write *messages*, or what goes of them, on the spot."""
+        self._put(messages)
         data = b"".join(self._to_write)
         rest = data[self._stream.send_nowait(data) :]
         self._to_write = [rest] if rest else []
 
-    def _put(self, payloads: Sequence[Payload]) -> None:
+    def _put(self, messages: Sequence[Message]) -> None:
         self._collect()
-        self._to_write.append(join_messages(payloads))
+        self._to_write.append(join_messages(messages))
 
     async def flush(self) -> None:
         """Write what is pending."""

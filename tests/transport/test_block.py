@@ -16,7 +16,7 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from trio_dispatch._link.block import Blocks, in_background
+from trio_dispatch._transport.block import Blocks, in_background
 from trio_dispatch._transport.groups import leaves
 from trio_dispatch._wire.errors import ConnectionLost
 

@@ -1,0 +1,142 @@
+"""Enqueueing many jobs at once."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Final
+
+import attrs
+import trio
+
+from trio_dispatch._client.calls import Calls, enqueue_frame, read_enqueued
+from trio_dispatch._client.jobs import JobHandle
+from trio_dispatch._link.requests import Request
+from trio_dispatch._wire.errors import DispatchError, ProtocolError
+from trio_dispatch._wire.frames import Frame
+
+if sys.version_info < (3, 11):  # pragma: no cover
+    from exceptiongroup import ExceptionGroup
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+IN_HAND: Final = 512
+"""Entries of an ``enqueue_many`` that are queued or in flight: enough to keep the wire busy."""
+
+
+@attrs.frozen
+class EnqueueRequest:
+    """One entry of `Client.enqueue_many`: the arguments of `Client.enqueue`."""
+
+    name: str
+    payload: object = None
+    queue: str | None = attrs.field(default=None, kw_only=True)
+    priority: int = attrs.field(default=0, kw_only=True)
+
+
+class EnqueueManyFailed(ExceptionGroup[Exception], DispatchError):
+    """Some entries of an ``enqueue_many`` failed; the group holds one exception for each.
+
+    Attributes:
+        handles: one per entry, in order: a `JobHandle`, or None where the entry failed.
+    """
+
+    handles: Sequence[JobHandle | None]
+
+    def __new__(
+        cls,
+        message: str,
+        exceptions: Sequence[Exception],
+        handles: Sequence[JobHandle | None] = (),
+    ) -> Self:
+        self = super().__new__(cls, message, exceptions)
+        self.handles = list(handles)
+        return self
+
+    def __init__(
+        self,
+        message: str,
+        exceptions: Sequence[Exception],
+        handles: Sequence[JobHandle | None] = (),  # noqa: ARG002 (`__new__` took them)
+    ) -> None:
+        super().__init__(message, exceptions)
+
+    def derive(self, excs: Sequence[Exception], /) -> EnqueueManyFailed:  # type: ignore[override]
+        """Split for ``except*``: the parts keep the handles."""
+        return EnqueueManyFailed(self.message, excs, self.handles)
+
+
+class _Batch:
+    """An ``enqueue_many`` under way: keeps a window of entries in hand until all are done."""
+
+    def __init__(self, calls: Calls, frames: list[tuple[Frame, bytes]]) -> None:
+        self._calls = calls
+        self._frames: Iterator[tuple[int, tuple[Frame, bytes]]] = iter(enumerate(frames))
+        self.handles: list[JobHandle | None] = [None] * len(frames)
+        self.errors: dict[int, Exception] = {}
+        self._open: dict[Request, int] = {}
+        self._finished = trio.Event()
+        self._cut = False
+
+    async def run(self) -> None:
+        for _ in range(IN_HAND):
+            self._next()
+        if not self._open:
+            self._finished.set()
+        try:
+            await self._finished.wait()
+        finally:
+            self._cut = True
+            for request in list(self._open):
+                request.cancel()
+                self._calls.withdraw(request)
+
+    def _next(self) -> None:
+        """Take one more entry in hand; if the client has ended, all that are left fail."""
+        for index, (frame, text) in self._frames:
+            request = Request(frame, text, on_done=self._done)
+            self._open[request] = index
+            try:
+                self._calls.submit(request)
+            except DispatchError as exc:
+                del self._open[request]
+                self.errors[index] = exc
+            else:
+                return
+
+    def _done(self, request: Request) -> None:
+        if self._cut:
+            return
+        index = self._open.pop(request)
+        if request.answer is not None:
+            try:
+                self.handles[index] = JobHandle(self._calls, read_enqueued(request.answer))
+            except ProtocolError as exc:
+                self.errors[index] = exc
+        elif request.error is not None:
+            self.errors[index] = request.error
+        self._next()
+        if not self._open:
+            self._finished.set()
+
+
+async def enqueue_many(calls: Calls, requests: Iterable[EnqueueRequest]) -> list[JobHandle]:
+    """See `Client.enqueue_many`."""
+    frames: list[tuple[Frame, bytes]] = []
+    for number, entry in enumerate(requests):
+        if not isinstance(entry, EnqueueRequest):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise TypeError(f"entry {number} is an EnqueueRequest, not {type(entry).__name__}")
+        frame = enqueue_frame(entry.name, entry.payload, entry.queue, entry.priority)
+        frames.append((frame, calls.check_frame(frame)))
+    await trio.lowlevel.checkpoint()
+    calls.check_open()
+    batch = _Batch(calls, frames)
+    await batch.run()
+    if batch.errors:
+        raise EnqueueManyFailed(
+            f"{len(batch.errors)} of {len(frames)} jobs were not enqueued",
+            [batch.errors[index] for index in sorted(batch.errors)],
+            batch.handles,
+        )
+    return [handle for handle in batch.handles if handle is not None]

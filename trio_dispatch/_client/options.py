@@ -1,0 +1,183 @@
+"""The options of a client: what users say of it, checked and made into settings."""
+
+from __future__ import annotations
+
+import logging
+import ssl
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final, Literal
+
+import attrs
+
+from trio_dispatch._link.instruments import Instrument, Instruments
+from trio_dispatch._link.interfaces import AnyConnection
+from trio_dispatch._link.settings import (
+    LOGGER,
+    DialSettings,
+    Heartbeat,
+    LinkSettings,
+    read_addresses,
+    read_headers,
+)
+from trio_dispatch._link.tokens import TokenProvider
+from trio_dispatch._transport.websocket import Connector, choose_library
+from trio_dispatch._wire.arguments import check_count, check_seconds, check_text
+from trio_dispatch._wire.codecs import JSON, MSGPACK, Codec
+from trio_dispatch._wire.errors import NotSupported
+from trio_dispatch._wire.session import DispatchSession
+from trio_dispatch._wire.url import Address
+
+Format = Literal["json", "msgpack"]
+TransportName = Literal["auto", "trio-websocket", "websockets"]
+
+_CODECS: Final[dict[str, tuple[Codec, ...]]] = {"json": (JSON,), "msgpack": (MSGPACK, JSON)}
+"""What a session offers. A server that does not know msgpack falls back to JSON."""
+
+
+class InsecureTokenWarning(UserWarning):
+    """A token is sent over a connection that is not encrypted, to another machine."""
+
+
+@attrs.frozen(kw_only=True)
+class ClientSettings:
+    """How a client behaves."""
+
+    link: LinkSettings
+    run_link: LinkSettings
+    """For the connections of workflow runs."""
+    max_concurrent_runs: int
+
+    def over(self, connector: Connector) -> ClientSettings:
+        """The same, but reaching the server by *connector* instead of TCP."""
+        return attrs.evolve(
+            self,
+            link=self.link.over(connector),
+            run_link=self.run_link.over(connector),
+        )
+
+
+def read_options(
+    url: str | Sequence[str],
+    *,
+    token: str | None = None,
+    token_provider: TokenProvider | None = None,
+    format: Format = "json",
+    transport: TransportName = "auto",
+    ssl_context: ssl.SSLContext | None = None,
+    headers: Mapping[str, str] | Sequence[tuple[str, str]] = (),
+    connect_timeout: float = 10,
+    request_timeout: float | None = 30,
+    heartbeat_interval: float | None = 15,
+    heartbeat_timeout: float = 10,
+    reconnect: bool = True,
+    min_reconnect_delay: float = 1,
+    max_reconnect_delay: float = 60,
+    max_reconnect_attempts: int | None = None,
+    fail_first_connect: bool = True,
+    max_message_size: int = 16 * 1024 * 1024,
+    max_concurrent_runs: int = 16,
+    logger: logging.Logger | None = None,
+    instruments: Sequence[Instrument] = (),
+) -> ClientSettings:
+    """Check the options of `open_client`. Raises for what cannot work."""
+    addresses = read_addresses(url, "ws", "wss", "http", "https")
+    _check_choice(format, "format", ("json", "msgpack"))
+    _check_choice(transport, "transport", ("auto", "trio-websocket", "websockets"))
+    by_http = _read_mode(addresses, format, transport)
+    if token is not None:
+        check_text(token, "a token")
+    if token_provider is not None and not callable(token_provider):
+        raise TypeError("token_provider is a function that returns a token")
+    if token is not None or token_provider is not None:
+        _warn_of_the_clear(addresses)
+    if max_reconnect_attempts is not None:
+        check_count(max_reconnect_attempts, "max_reconnect_attempts", least=0)
+    if check_seconds(max_reconnect_delay, "max_reconnect_delay") < min_reconnect_delay:
+        raise ValueError("max_reconnect_delay is less than min_reconnect_delay")
+    link = LinkSettings(
+        addresses=addresses,
+        token=token,
+        token_provider=token_provider,
+        dial=DialSettings(
+            headers=read_headers(headers),
+            ssl_context=ssl_context,
+            connect_timeout=check_seconds(connect_timeout, "connect_timeout"),
+            max_message_size=check_count(max_message_size, "max_message_size"),
+            library="trio-websocket" if by_http else choose_library(transport),
+            text_is_utf8=format != "msgpack",
+        ),
+        heartbeat=None
+        if heartbeat_interval is None
+        else Heartbeat(
+            interval=check_seconds(heartbeat_interval, "heartbeat_interval"),
+            timeout=check_seconds(heartbeat_timeout, "heartbeat_timeout"),
+        ),
+        request_timeout=None
+        if request_timeout is None
+        else check_seconds(request_timeout, "request_timeout"),
+        reconnect=reconnect,
+        min_reconnect_delay=check_seconds(min_reconnect_delay, "min_reconnect_delay"),
+        max_reconnect_delay=max_reconnect_delay,
+        max_reconnect_attempts=max_reconnect_attempts,
+        fail_first_connect=fail_first_connect,
+        logger=logger or LOGGER,
+        instruments=Instruments(instruments, logger),
+        new_session=lambda: DispatchSession(*_CODECS[format]),
+        new_connection=_http_connection() if by_http else None,
+    )
+    return ClientSettings(
+        link=link,
+        run_link=run_link(link),
+        max_concurrent_runs=check_count(max_concurrent_runs, "max_concurrent_runs"),
+    )
+
+
+def run_link(link: LinkSettings) -> LinkSettings:
+    """The settings for a connection that carries a run: not kept alive, and never replaced."""
+    return attrs.evolve(
+        link, reconnect=False, fail_first_connect=True, heartbeat=None, request_timeout=None
+    )
+
+
+def _read_mode(addresses: tuple[Address, ...], format: str, transport: str) -> bool:
+    """Whether *addresses* are spoken to by HTTP. Raises for what does not go with it."""
+    modes = {address.is_http for address in addresses}
+    if len(modes) > 1:
+        raise ValueError(
+            "a list of URLs is either all ws:// and wss://, or all http:// and https://"
+        )
+    if not modes.pop():
+        return False
+    instead = addresses[0].shown_for_websocket
+    if format == "msgpack":
+        raise NotSupported(f"format='msgpack' does not work over HTTP: use {instead!r}")
+    if transport != "auto":
+        raise NotSupported(f"transport={transport!r} does not work over HTTP: use {instead!r}")
+    return True
+
+
+def _http_connection() -> Callable[..., AnyConnection]:
+    try:
+        from trio_dispatch._link.http.connection import HttpConnection
+    except ModuleNotFoundError as exc:
+        raise ModuleNotFoundError(
+            f"http:// URLs need {exc.name}: pip install 'trio-dispatch[http]'"
+        ) from exc
+    return HttpConnection
+
+
+def _warn_of_the_clear(addresses: tuple[Address, ...]) -> None:
+    for address in addresses:
+        if not (address.secure or address.loopback):
+            warnings.warn(
+                f"a token goes unencrypted to {address.shown}; use "
+                + ("https://" if address.is_http else "wss://"),
+                InsecureTokenWarning,
+                stacklevel=4,
+            )
+
+
+def _check_choice(value: object, what: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise ValueError(f"{what} is one of {', '.join(map(repr, choices))}, not {value!r}")
