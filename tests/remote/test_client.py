@@ -8,9 +8,11 @@ from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from functools import partial
+from typing import Any
 
 import pytest
 import trio
+import trio.testing
 
 from tests.remote.support import ApiService, Step, ids
 from trio_dispatch import ConnectFailed, DispatchError, ProtocolError
@@ -48,9 +50,7 @@ def hang_up() -> None:
 
 
 @pytest.fixture(autouse=True)
-def no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("DISPATCH_API_KEY", raising=False)
-    monkeypatch.delenv("DISPATCH_API_URL", raising=False)
+def retry_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "FIRST_DELAY", 0.001)
 
 
@@ -319,6 +319,61 @@ def test_a_call_is_checked_where_it_is_made() -> None:
     with pytest.raises(ValueError, match="correlation id"):
         Call("http://a.example", "f", correlation_id=2**64)
     assert Call("http://a.example", "f", 1) == CALL
+
+
+@pytest.mark.parametrize(
+    ("arguments", "options", "message"),
+    [
+        (("http://a.example/x?y=1", "f"), {}, r"no query: http://a.example/x\?…"),
+        (("http://user:secret@a.example/", "f"), {}, "no user info: http://a.example/"),
+        (("bridge://", "f"), {}, "not a URL like"),
+        (("arn:aws:s3:bucket", "f"), {}, "not a URL like"),
+        (("http://a.example", "my-function"), {}, "not 'my-function'"),
+        (("http://a.example", "1st"), {}, "begins with a letter"),
+        (("http://a.example", "f\n"), {}, "function's name"),
+        (("http://a.example", "größe"), {}, "letters of ASCII"),
+        (("http://a.example", "f"), {"expiration": timedelta(days=4_000_000)}, "10,000 years"),
+        (("http://a.example", "f"), {"version": "\ud800"}, "version"),
+    ],
+)
+def test_what_a_service_would_refuse_is_refused_here(
+    arguments: tuple[str, str], options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message) as caught:
+        Call(*arguments, **options)
+    assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "options", [{"expiration": 5}, {"correlation_id": "1"}, {"correlation_id": True}]
+)
+def test_arguments_of_another_type_are_refused(options: dict[str, Any]) -> None:
+    with pytest.raises(TypeError):
+        Call("http://a.example", "f", **options)
+
+
+@pytest.mark.parametrize(
+    "endpoint", ["bridge://my-session", "arn:aws:lambda:eu-west-1:123456789012:function:f:1"]
+)
+def test_endpoints_behind_tunnels_and_lambdas_can_be_called(endpoint: str) -> None:
+    assert Call(endpoint, "f").message().endpoint == endpoint  # type: ignore[attr-defined]
+
+
+async def test_waiting_for_a_turn_does_not_count_into_the_timeout() -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "MAX_REQUESTS", 3)
+        async with scripted(timeout=20) as (service, client):
+            async with trio.open_nursery() as nursery:
+                for _ in range(10):
+                    nursery.start_soon(client.dispatch, CALL)
+                await trio.testing.wait_all_tasks_blocked(0.05)
+                while len(service.requests) < 3:
+                    await trio.testing.wait_all_tasks_blocked(0.05)
+                # The others are not even connected, and none is counted as accepted, maybe.
+                assert len(service.requests) == 3
+                nursery.cancel_scope.cancel()
+            service.accepts = True
+            assert await client.dispatch(CALL)
 
 
 async def test_what_the_body_raises_comes_out_unwrapped() -> None:

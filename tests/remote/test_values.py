@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 
 from trio_dispatch.remote import marshal, unmarshal
 
+TEN_THOUSAND_YEARS = timedelta(seconds=315_576_000_000)
 TEXT = st.text(st.characters(exclude_categories=["Cs"]))
 JSON = st.recursive(
     st.none()
@@ -33,7 +35,7 @@ JSON = st.recursive(
     | TEXT
     | st.binary()
     | st.datetimes(timezones=st.just(timezone.utc))
-    | st.timedeltas()
+    | st.timedeltas(-TEN_THOUSAND_YEARS, TEN_THOUSAND_YEARS)
 )
 def test_each_kind_comes_back(value: object) -> None:
     back = unmarshal(marshal(value))
@@ -90,11 +92,28 @@ def test_floats_that_are_no_numbers_travel_alone_only() -> None:
         ({"a": {"b": object()}}, TypeError, r"type object at \['a'\]\['b'\]"),
         ({1, 2}, TypeError, "type set"),
         (1j, TypeError, "type complex"),
+        (timedelta.max, ValueError, "10,000 years"),
     ],
 )
 def test_what_cannot_be_sent_is_named(value: object, error: Any, message: str) -> None:
     with pytest.raises(error, match=message):
         marshal(value)
+
+
+@pytest.mark.parametrize(("wrap", "deepest"), [(lambda v: [v], 50), (lambda v: {"a": v}, 33)])
+def test_what_is_nested_too_deeply_for_the_wire_is_refused(
+    wrap: Callable[[object], object], deepest: int
+) -> None:
+    value: object = 1
+    for _ in range(deepest):
+        value = wrap(value)
+    assert unmarshal(marshal(value)) == value
+    with pytest.raises(ValueError, match="nested too deeply"):
+        marshal(wrap(value))
+    endless: list[object] = []
+    endless.append(endless)
+    with pytest.raises(ValueError, match="nested too deeply"):
+        marshal(endless)
 
 
 def test_messages_travel_as_themselves() -> None:
@@ -118,9 +137,10 @@ def test_bytes_of_another_type_are_refused() -> None:
         )
         with pytest.raises(ValueError, match=name):
             unmarshal(broken)
-    from google.protobuf import timestamp_pb2
+    from google.protobuf import duration_pb2, timestamp_pb2
 
-    beyond = any_pb2.Any()
-    beyond.Pack(timestamp_pb2.Timestamp(seconds=2**50))
-    with pytest.raises(ValueError, match="beyond"):
-        unmarshal(beyond)
+    for message in (timestamp_pb2.Timestamp(seconds=2**50), duration_pb2.Duration(seconds=2**60)):
+        beyond = any_pb2.Any()
+        beyond.Pack(message)
+        with pytest.raises(ValueError, match="beyond"):
+            unmarshal(beyond)

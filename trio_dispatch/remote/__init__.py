@@ -10,6 +10,7 @@ from trio_dispatch.remote._client import Batch, Client, open_client
 from trio_dispatch.remote._endpoint import Endpoint
 from trio_dispatch.remote._errors import CallFailed, FunctionError, KeyRefused
 from trio_dispatch.remote._messages import Status
+from trio_dispatch.remote._statuses import register_status
 from trio_dispatch.remote._values import marshal, unmarshal
 
 __all__ = [
@@ -24,5 +25,6 @@ __all__ = [
     "Status",
     "marshal",
     "open_client",
+    "register_status",
     "unmarshal",
 ]

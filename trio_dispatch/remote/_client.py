@@ -32,6 +32,9 @@ ATTEMPTS: Final = 4
 FIRST_DELAY: Final = 0.1
 """Seconds before the second attempt; each further one waits twice as long."""
 
+MAX_REQUESTS: Final = 100
+"""Requests of one client at a time. The others wait here, where no timeout of theirs runs."""
+
 _REFUSALS: Final = frozenset(
     {
         "already_exists",
@@ -58,6 +61,7 @@ class Client:
         self._url = api_url
         self._source = source
         self._timeout = timeout
+        self._turns = trio.CapacityLimiter(MAX_REQUESTS)
 
     def __repr__(self) -> str:
         return f"<Client of {self._url}>"
@@ -89,7 +93,9 @@ class Client:
         delay = FIRST_DELAY
         for attempt in range(1, ATTEMPTS + 1):
             try:
-                return self._read(*await self._post(body, note or _ignore), len(calls))
+                async with self._turns:
+                    answer = await self._post(body, note or _ignore)
+                return self._read(*answer, len(calls))
             except (CallFailed, ConnectFailed) as exc:
                 if isinstance(exc, CallFailed) and exc.code != "unavailable":
                     raise
@@ -271,7 +277,8 @@ async def open_client(
     Args:
         api_key: the key; that of ``DISPATCH_API_KEY`` without.
         api_url: the service; that of ``DISPATCH_API_URL`` without, else ``https://api.dispatch.run``.
-        timeout: seconds for each request.
+        timeout: seconds for each request, from when it is its turn: a client has 100 requests
+            under way at most.
 
     Raises:
         ValueError: there is no key, or the URL is none.
@@ -281,6 +288,7 @@ async def open_client(
     http = httpx.AsyncClient(
         headers={"Authorization": f"Bearer {key}"},
         timeout=httpx.Timeout(None),
+        limits=httpx.Limits(max_connections=None, max_keepalive_connections=MAX_REQUESTS),
     )
     try:
         yield Client(http, url, source, check_seconds(timeout, "timeout"))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
-import traceback
+import sys
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from datetime import timedelta
@@ -17,18 +17,24 @@ from urllib.parse import urlsplit
 import trio
 
 from trio_dispatch._transport.block import in_background
-from trio_dispatch._wire.arguments import check_count, check_text
-from trio_dispatch.remote._call import Call, check_endpoint
+from trio_dispatch._transport.groups import leaves
+from trio_dispatch._wire.arguments import check_count
+from trio_dispatch.remote._call import Call, check_endpoint, check_function
 from trio_dispatch.remote._client import PROTO_TYPE, Client, find_key, find_url, open_client
-from trio_dispatch.remote._errors import FunctionError
 from trio_dispatch.remote._messages import RunRequest, RunResponse, Status
 from trio_dispatch.remote._serving import HttpRequest, HttpResponse, serve_http
+from trio_dispatch.remote._statuses import failure_of
 from trio_dispatch.remote._values import marshal, unmarshal
+
+if sys.version_info < (3, 11):  # pragma: no cover
+    from exceptiongroup import BaseExceptionGroup
 
 Function = Callable[[Any], Awaitable[object]]
 F = TypeVar("F", bound=Function)
 
 RUN_PATH: Final = "/dispatch.sdk.v1.FunctionService/Run"
+
+_INTERRUPTS: Final = (KeyboardInterrupt, SystemExit, trio.Cancelled)
 
 _log = logging.getLogger("trio_dispatch.remote")
 
@@ -99,7 +105,7 @@ class Endpoint:
         def register(function: F) -> F:
             if not _is_async(function):
                 raise TypeError(f"an endpoint's function is an async function, not {function!r}")
-            key = check_text(name or function.__name__, "a function's name")
+            key = check_function(name or function.__name__)
             if key in self._functions:
                 raise ValueError(f"there is a function called {key!r} already")
             self._functions[key] = function
@@ -164,7 +170,11 @@ class Endpoint:
 
     async def handle(self, stream: trio.abc.Stream) -> None:
         """Serve one connection, over any stream, until it ends."""
-        await serve_http(stream, self._answer, self._max_body_size)
+        try:
+            await serve_http(stream, self._answer, self._max_body_size)
+        except Exception:  # noqa: BLE001 - a bug of ours
+            # It costs this connection, and no other.
+            _log.exception("a connection to %s failed", self.url)
 
     async def _answer(self, request: HttpRequest) -> HttpResponse:
         base = urlsplit(self.url).path
@@ -178,10 +188,9 @@ class Endpoint:
         if self._verifier is not None:
             from trio_dispatch.remote._signatures import BadSignature
 
-            place = urlsplit(self.url)
-            url = f"{place.scheme}://{request.headers.get('host', '')}{request.target}"
             try:
-                self._verifier.verify("POST", url, request.headers, request.body)
+                # Whatever the Host header says: it must have been signed for this endpoint.
+                self._verifier.verify(self.url + RUN_PATH, request.headers, request.body)
             except BadSignature as exc:
                 return _refusal(401 if exc.missing else 403, str(exc))
         try:
@@ -206,23 +215,31 @@ class Endpoint:
             except ValueError as exc:
                 return _failure(Status.INVALID_ARGUMENT, "ValueError", str(exc))
             output = await function(argument)
-            try:
-                packed = marshal(output)
-            except (TypeError, ValueError) as exc:
-                text = f"a result that cannot be sent: {exc}"
-                return _failure(Status.INVALID_RESPONSE, type(exc).__name__, text)
-        except FunctionError as exc:
-            return _failure(exc.status, type(exc).__name__, exc.message)
         except Exception as exc:  # noqa: BLE001 - users' code
-            _log.warning("function %s failed", run.function, exc_info=True)
-            trace = "".join(traceback.format_exception(exc)).encode()
-            return _failure(Status.PERMANENT_ERROR, type(exc).__name__, str(exc), trace)
+            return self._failed(run.function, exc)
+        except BaseExceptionGroup as group:
+            if any(isinstance(leaf, _INTERRUPTS) for leaf in leaves(group)):
+                raise
+            return self._failed(run.function, group)
+        except GeneratorExit as exc:
+            return self._failed(run.function, exc)
         finally:
             self._running -= 1
+        try:
+            packed = marshal(output)
+        except (TypeError, ValueError) as exc:
+            text = f"a result that cannot be sent: {exc}"
+            return _failure(Status.INVALID_RESPONSE, type(exc).__name__, text)
         response = RunResponse(status=Status.OK)
         response.exit.result.output.type_url = packed.type_url
         response.exit.result.output.value = packed.value
         return response
+
+    def _failed(self, function: str, exc: BaseException) -> Any:
+        failure = failure_of(exc)
+        if failure.traceback:
+            _log.warning("function %s failed: %s", function, failure.traceback.decode())
+        return _failure(failure.status, failure.type, failure.message, failure.traceback)
 
 
 def _is_async(function: object) -> bool:

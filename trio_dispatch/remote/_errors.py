@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from trio_dispatch._wire.errors import DispatchError
-from trio_dispatch.remote._messages import Status
+from trio_dispatch.remote._messages import Status, check_error_status
 
 
 class CallFailed(DispatchError):
@@ -31,16 +31,24 @@ class KeyRefused(CallFailed):
 
 
 class FunctionError(Exception):
-    """To be raised by an endpoint's functions: the call ends with *status*.
+    """Raise it in a function of an endpoint: the run ends with *status*.
 
-    `Status.TEMPORARY_ERROR`, `Status.THROTTLED`, `Status.TIMEOUT` and `Status.INCOMPATIBLE_STATE`
-    make the service try again; the others end the call.
+    The service tries again after `Status.TEMPORARY_ERROR`, `Status.THROTTLED`, `Status.TIMEOUT`,
+    `Status.INCOMPATIBLE_STATE` and the errors of the network (`Status.DNS_ERROR`,
+    `Status.TCP_ERROR`, `Status.TLS_ERROR`, `Status.HTTP_ERROR`). The others end the call.
+
+    Args:
+        message: what went wrong; anything that is not text is written as text.
+        status: any status of an error.
+
+    Raises:
+        ValueError: *status* is `Status.OK` or `Status.UNSPECIFIED`, which are no errors.
     """
 
-    def __init__(self, message: str, status: Status = Status.TEMPORARY_ERROR) -> None:
+    def __init__(self, message: object, status: Status = Status.TEMPORARY_ERROR) -> None:
         super().__init__(message, status)
-        self.message = message
-        self.status = status
+        self.message = str(message)
+        self.status = check_error_status(status)
 
     def __str__(self) -> str:
         return self.message

@@ -26,6 +26,7 @@ _Field = descriptor_pb2.FieldDescriptorProto
 _SCALARS: Final = {
     "string": _Field.TYPE_STRING,
     "bytes": _Field.TYPE_BYTES,
+    "int32": _Field.TYPE_INT32,
     "uint64": _Field.TYPE_UINT64,
     "enum": _Field.TYPE_ENUM,
 }
@@ -55,8 +56,20 @@ _FIELDS: Final[dict[str, list[tuple[int, str, str]]]] = {
         (4, "dispatch_id", "string"),
     ],
     "Exit": [(1, "result", "CallResult"), (2, "tail_call", "Call")],
-    "Poll": [],
-    "PollResult": [],
+    "Poll": [
+        (1, "coroutine_state", "bytes"),
+        (2, "calls", "*Call"),
+        (3, "max_wait", "google.protobuf.Duration"),
+        (4, "max_results", "int32"),
+        (5, "min_results", "int32"),
+        (6, "typed_coroutine_state", "google.protobuf.Any"),
+    ],
+    "PollResult": [
+        (1, "coroutine_state", "bytes"),
+        (2, "results", "*CallResult"),
+        (3, "error", "Error"),
+        (4, "typed_coroutine_state", "google.protobuf.Any"),
+    ],
     "RunRequest": [
         (1, "function", "string"),
         (2, "input", "|google.protobuf.Any"),
@@ -90,6 +103,30 @@ class Status(IntEnum):
     UNAUTHENTICATED = 13
     PERMISSION_DENIED = 14
     NOT_FOUND = 15
+
+
+RETRIED: Final = frozenset(
+    {
+        Status.TIMEOUT,
+        Status.THROTTLED,
+        Status.TEMPORARY_ERROR,
+        Status.INCOMPATIBLE_STATE,
+        Status.DNS_ERROR,
+        Status.TCP_ERROR,
+        Status.TLS_ERROR,
+        Status.HTTP_ERROR,
+    }
+)
+"""The service tries again after these, until the call expires; the others end the call."""
+
+
+def check_error_status(status: object) -> Status:
+    """Return *status* if it is that of an error. Raises `TypeError` or `ValueError`."""
+    if not isinstance(status, Status):
+        raise TypeError(f"a status is a Status, not {type(status).__name__}")
+    if status in (Status.OK, Status.UNSPECIFIED):
+        raise ValueError(f"{status.name} is not the status of an error")
+    return status
 
 
 def _make_file() -> descriptor_pb2.FileDescriptorProto:
@@ -140,6 +177,7 @@ def _message(name: str) -> type[Any]:
 
 
 CallMessage: Final = _message("Call")
+CallResult: Final = _message("CallResult")
 DispatchRequest: Final = _message("DispatchRequest")
 DispatchResponse: Final = _message("DispatchResponse")
 RunRequest: Final = _message("RunRequest")

@@ -51,7 +51,7 @@ async def serve_http(
                 response = HttpResponse(413, "text/plain", b"the body is too large\n")
             else:
                 response = await answer(request)
-            await _write(stream, http, response)
+            await _write(stream, http, response, request.method)
             if http.our_state is not h11.DONE or http.their_state is not h11.DONE:
                 return
             http.start_next_cycle()
@@ -97,7 +97,9 @@ async def _read(
     )
 
 
-async def _write(stream: trio.abc.Stream, http: h11.Connection, response: HttpResponse) -> None:
+async def _write(
+    stream: trio.abc.Stream, http: h11.Connection, response: HttpResponse, method: str = ""
+) -> None:
     headers = [
         ("Content-Type", response.content_type),
         ("Content-Length", str(len(response.body))),
@@ -105,6 +107,7 @@ async def _write(stream: trio.abc.Stream, http: h11.Connection, response: HttpRe
     if http.their_state is not h11.DONE:
         headers.append(("Connection", "close"))
     data = http.send(h11.Response(status_code=response.status, headers=headers)) or b""
-    data += http.send(h11.Data(data=response.body)) or b""
+    if method != "HEAD":
+        data += http.send(h11.Data(data=response.body)) or b""
     data += http.send(h11.EndOfMessage()) or b""
     await stream.send_all(data)

@@ -1,8 +1,8 @@
 """Who sent a request: HTTP Message Signatures, Ed25519.
 
-The service signs method, path, authority, type and digest of each request (remote calls, "An
-endpoint"). http-message-signatures checks the signature, and this module that it covers all of
-those, and that the digest is the body's.
+The service signs method, path, authority, type and digest of each request. http-message-signatures
+makes and checks the signatures; this module checks that one covers all of those, that it is recent,
+that it was made for the endpoint's own URL, and that the digest is the body's.
 """
 
 # The library has types, and exports its names without saying so.
@@ -14,21 +14,31 @@ import base64
 import hashlib
 import hmac
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, MutableMapping
 from typing import Any, Final
 
 import attrs
 import httpx
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from cryptography.hazmat.primitives.asymmetric.ed25519 import (
+    Ed25519PrivateKey,
+    Ed25519PublicKey,
+)
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
 from http_message_signatures import (
     HTTPMessageVerifier,
     HTTPSignatureKeyResolver,
     InvalidSignature,
+    VerifyResult,
     algorithms,
 )
 
+from trio_dispatch.remote._time import now
+
 COVERED: Final = ("@method", "@path", "@authority", "content-type", "content-digest")
+MAX_AGE: Final = 300
+"""Seconds for which a signature is accepted, as in the other packages."""
+TOLERANCE: Final = 5
+"""Seconds by which two clocks may differ."""
 _DIGESTS: Final = {"sha-256": hashlib.sha256, "sha-512": hashlib.sha512}
 
 
@@ -68,30 +78,52 @@ class _Message:
 
     method: str
     url: str
-    headers: Mapping[str, str]
+    headers: MutableMapping[str, str]
 
 
-class _OneKey(HTTPSignatureKeyResolver):
-    def __init__(self, key: Ed25519PublicKey) -> None:
-        self._key = key
+class _Keys(HTTPSignatureKeyResolver):
+    """One key, whatever its id."""
 
-    def resolve_public_key(self, key_id: str) -> Ed25519PublicKey:  # noqa: ARG002
-        return self._key
+    def __init__(
+        self, *, public: Ed25519PublicKey | None = None, private: Ed25519PrivateKey | None = None
+    ) -> None:
+        self._public = public
+        self._private = private
 
-    def resolve_private_key(self, key_id: str) -> Any:
-        raise NotImplementedError
+    def resolve_public_key(self, key_id: str) -> Any:  # noqa: ARG002
+        return self._public
+
+    def resolve_private_key(self, key_id: str) -> Any:  # noqa: ARG002
+        return self._private
+
+
+class _Checker(HTTPMessageVerifier):
+    """The library's, with times that also hold under a virtual clock, and a shorter life."""
+
+    def validate_created_and_expires(self, sig_input: Any, max_age: object = None) -> None:  # noqa: ARG002
+        moment = now().timestamp()
+        created = sig_input.params.get("created")
+        expires = sig_input.params.get("expires")
+        if not isinstance(created, int):
+            raise InvalidSignature("it does not say when it was created")
+        if created > moment + TOLERANCE:
+            raise InvalidSignature("it was created in the future")
+        if created < moment - MAX_AGE - TOLERANCE:
+            raise InvalidSignature(f"it is older than {MAX_AGE} s")
+        if expires is not None and not (isinstance(expires, int) and expires >= moment - TOLERANCE):
+            raise InvalidSignature("it has expired")
 
 
 class Verifier:
     """Checks that requests were signed with the private half of *key*."""
 
     def __init__(self, key: Ed25519PublicKey) -> None:
-        self._verifier = HTTPMessageVerifier(
-            signature_algorithm=algorithms.ED25519, key_resolver=_OneKey(key)
+        self._verifier = _Checker(
+            signature_algorithm=algorithms.ED25519, key_resolver=_Keys(public=key)
         )
 
-    def verify(self, method: str, url: str, headers: Mapping[str, str], body: bytes) -> None:
-        """Check one request. *headers* have lower-case names.
+    def verify(self, url: str, headers: Mapping[str, str], body: bytes) -> None:
+        """Check one POST to *url*. *headers* have lower-case names.
 
         Raises:
             BadSignature: it is not signed, or not as it should be.
@@ -100,16 +132,22 @@ class Verifier:
             raise BadSignature("the request is not signed", missing=True)
         try:
             # The library's versions differ in how they write the names.
-            found = self._verifier.verify(_Message(method, url, httpx.Headers(dict(headers))))
+            found = self._verifier.verify(_Message("POST", url, httpx.Headers(dict(headers))))
         except InvalidSignature as exc:
-            raise BadSignature(f"the signature is not valid: {exc}") from exc
+            raise BadSignature(f"the signature is not valid for {url}: {exc}") from exc
         except Exception as exc:
             raise BadSignature(f"the signature cannot be read: {exc}") from exc
-        covered = {name.strip('"') for result in found for name in result.covered_components}
-        missing = [name for name in COVERED if name not in covered]
-        if missing:
-            raise BadSignature(f"the signature does not cover {', '.join(missing)}")
+        # One signature must cover all of it; several that cover a part each prove nothing.
+        uncovered = [_uncovered(result) for result in found]
+        if not any(not missing for missing in uncovered):
+            missing = ", ".join(uncovered[0]) if uncovered else "anything"
+            raise BadSignature(f"the signature does not cover {missing}")
         _check_digest(headers.get("content-digest", ""), body)
+
+
+def _uncovered(result: VerifyResult) -> list[str]:
+    covered = {name.strip('"') for name in result.covered_components}
+    return [name for name in COVERED if name not in covered]
 
 
 def _check_digest(header: str, body: bytes) -> None:

@@ -22,6 +22,15 @@ from google.protobuf.message import DecodeError, Message
 _EXACT: Final = 2**53
 """Integers inside lists and mappings travel as doubles, which hold no larger ones exactly."""
 
+_MAX_DEPTH: Final = 100
+"""Messages inside messages that the strictest libraries of protobuf read. A list in another value
+is two of them, and a mapping three."""
+_LIST_DEPTH: Final = 2
+_MAPPING_DEPTH: Final = 3
+
+_MAX_DURATION: Final = timedelta(seconds=315_576_000_000)
+"""What protobuf's Duration holds: 10,000 years."""
+
 _BYTES: Final = (bytes, bytearray, memoryview)
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=timezone.utc)
 _MICROSECOND: Final = timedelta(microseconds=1)
@@ -33,11 +42,11 @@ def marshal(value: object) -> any_pb2.Any:
     None, bool, int (64 bits), float (NaN and infinities included), str, bytes, aware datetimes,
     timedeltas (both in microseconds), lists, tuples and mappings of JSON's shape, and protobuf
     messages. Inside lists and mappings, integers beyond 2**53, NaN and infinities are refused, as
-    they would arrive as something else.
+    they would arrive as something else. Lists may be nested 50 deep, and mappings 33.
 
     Raises:
         TypeError: there is no form for a value of that type; the message says where it stands.
-        ValueError: the value is out of range, or a datetime has no time zone.
+        ValueError: the value is out of range or nested too deeply, or a datetime has no time zone.
     """
     if isinstance(value, any_pb2.Any):
         return value
@@ -68,12 +77,19 @@ def _message_for(value: object) -> Message:
     if isinstance(value, datetime):
         return _timestamp(value)
     if isinstance(value, timedelta):
-        microseconds = value // _MICROSECOND
+        microseconds = check_duration(value) // _MICROSECOND
         # Seconds and nanoseconds have the same sign.
         seconds, rest = divmod(abs(microseconds), 1_000_000)
         sign = -1 if microseconds < 0 else 1
         return duration_pb2.Duration(seconds=sign * seconds, nanos=sign * rest * 1_000)
-    return _json_value(value, "")
+    return _json_value(value, "", 0)
+
+
+def check_duration(value: timedelta) -> timedelta:
+    """Return *value* if a Duration can hold it. Raises `ValueError`."""
+    if abs(value) > _MAX_DURATION:
+        raise ValueError(f"a duration of more than 10,000 years cannot be sent: {value}")
+    return value
 
 
 def _timestamp(value: datetime) -> timestamp_pb2.Timestamp:
@@ -92,8 +108,12 @@ def _checked_text(value: str, place: str) -> str:
     return value
 
 
-def _json_value(value: object, place: str) -> struct_pb2.Value:
+def _json_value(value: object, place: str, depth: int) -> struct_pb2.Value:
     where = f" at {place}" if place else ""
+    if depth > _MAX_DEPTH:
+        raise ValueError(
+            "the value is nested too deeply for the wire: lists may be nested 50 deep, mappings 33"
+        )
     if value is None:
         return struct_pb2.Value(null_value=struct_pb2.NullValue.NULL_VALUE)
     if isinstance(value, bool):
@@ -115,10 +135,15 @@ def _json_value(value: object, place: str) -> struct_pb2.Value:
             if not isinstance(key, str):
                 raise TypeError(f"a mapping's keys are strings, not {type(key).__name__}{where}")
             name = _checked_text(key, where)
-            struct.fields[name].CopyFrom(_json_value(member, f"{place}[{key!r}]"))
+            struct.fields[name].CopyFrom(
+                _json_value(member, f"{place}[{key!r}]", depth + _MAPPING_DEPTH)
+            )
         return struct_pb2.Value(struct_value=struct)
     if _is_list(value):
-        listed = [_json_value(item, f"{place}[{index}]") for index, item in enumerate(value)]
+        listed = [
+            _json_value(item, f"{place}[{index}]", depth + _LIST_DEPTH)
+            for index, item in enumerate(value)
+        ]
         return struct_pb2.Value(list_value=struct_pb2.ListValue(values=listed))
     raise TypeError(f"a value of type {type(value).__name__}{where} cannot be sent")
 
@@ -127,7 +152,7 @@ def _is_list(value: object) -> TypeGuard[Sequence[object]]:
     return isinstance(value, Sequence) and not isinstance(value, _BYTES)
 
 
-def unmarshal(packed: Any) -> object:
+def unmarshal(packed: any_pb2.Any) -> object:
     """Turn an ``Any`` back into a value: what `marshal` made it of.
 
     Numbers inside lists and mappings come back as integers where they are whole. A message of
@@ -181,8 +206,11 @@ def _value_of(message: Any) -> object:
         except OverflowError as exc:
             raise ValueError("a timestamp beyond what a datetime can hold") from exc
     if isinstance(message, duration_pb2.Duration):
-        # int() rounds towards zero, as both parts have the same sign.
-        return timedelta(seconds=message.seconds, microseconds=int(message.nanos / 1_000))
+        try:
+            # int() rounds towards zero, as both parts have the same sign.
+            return timedelta(seconds=message.seconds, microseconds=int(message.nanos / 1_000))
+        except OverflowError as exc:
+            raise ValueError("a duration beyond what a timedelta can hold") from exc
     if isinstance(message, (struct_pb2.Value, struct_pb2.Struct, struct_pb2.ListValue)):
         return _json_of(message)
     return cast("object", message.value)

@@ -1,0 +1,60 @@
+"""What a service is to an endpoint: it calls functions, and sees each answer as it is."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import attrs
+import httpx
+
+from trio_dispatch.remote import Endpoint, marshal
+from trio_dispatch.remote._endpoint import RUN_PATH
+from trio_dispatch.remote._messages import RunRequest, RunResponse
+
+
+def run_request(function: str, input: object = None) -> bytes:
+    request = RunRequest(function=function, dispatch_id="id-1")
+    packed = marshal(input)
+    request.input.type_url, request.input.value = packed.type_url, packed.value
+    data: bytes = request.SerializeToString()
+    return data
+
+
+@attrs.frozen
+class Caller:
+    """What a service is to an endpoint."""
+
+    http: httpx.AsyncClient
+    url: str
+
+    async def post(self, body: bytes, path: str = RUN_PATH, **headers: str) -> httpx.Response:
+        named = {name.replace("_", "-"): value for name, value in headers.items()}
+        named.setdefault("content-type", "application/proto")
+        return await self.http.post(self.url + path, content=body, headers=named)
+
+    async def run(self, function: str, input: object = None) -> Any:
+        answer = await self.post(run_request(function, input))
+        assert answer.status_code == 200, answer.text
+        assert answer.headers["content-type"] == "application/proto"
+        return RunResponse.FromString(answer.content)
+
+
+@asynccontextmanager
+async def calling(endpoint: Endpoint) -> AsyncGenerator[Caller, None]:
+    async with (
+        endpoint.serve() as url,
+        httpx.AsyncClient(timeout=20, trust_env=False) as http,
+    ):
+        yield Caller(http, url)
+
+
+def make(**options: Any) -> Endpoint:
+    endpoint = Endpoint("http://a.example/base/", **options)
+
+    @endpoint.function()
+    async def double(value: Any) -> object:
+        return value * 2
+
+    return endpoint
