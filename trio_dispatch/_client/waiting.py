@@ -6,8 +6,8 @@ from typing import Final
 
 import trio
 
-from trio_dispatch._client.asking import Asking
 from trio_dispatch._client.calls import Calls
+from trio_dispatch._client.polling import PollSchedule
 from trio_dispatch._client.subscriptions import Subscription
 from trio_dispatch._wire.errors import (
     ConnectionLost,
@@ -46,7 +46,7 @@ async def finished_job(calls: Calls, job_id: str) -> Job:
 
 async def _watch_and_ask(calls: Calls, job_id: str, events: Subscription | None) -> Job:
     """Ask for the job until it has ended. Events only say when asking is worth it."""
-    asking = Asking()
+    schedule = PollSchedule()
     while True:
         try:
             job = await calls.get_job(job_id)
@@ -57,7 +57,7 @@ async def _watch_and_ask(calls: Calls, job_id: str, events: Subscription | None)
         else:
             if job.finished:
                 return job
-        deadline = asking.next_time()
+        deadline = schedule.next_time()
         if events is None:
             await trio.sleep_until(deadline)
             continue

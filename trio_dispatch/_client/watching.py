@@ -6,8 +6,8 @@ from typing import Final
 
 import trio
 
-from trio_dispatch._client.asking import Asking
 from trio_dispatch._client.calls import Calls
+from trio_dispatch._client.polling import PollSchedule
 from trio_dispatch._client.subscriptions import Subscription
 from trio_dispatch._wire.errors import (
     ConnectionLost,
@@ -52,7 +52,7 @@ class RunWatch(trio.abc.ReceiveChannel[Event]):
         self._calls = calls
         self._run_id = run_id
         self._events: Subscription | None = None
-        self._asking = Asking()
+        self._schedule = PollSchedule()
         self._ask_at = -float("inf")
         self._entered = self._closed = False
         self.run: WorkflowRun | None = None
@@ -138,4 +138,4 @@ class RunWatch(trio.abc.ReceiveChannel[Event]):
         except (ConnectionLost, RequestTimeout):
             if self._calls.closed:
                 raise
-        self._ask_at = self._asking.next_time()
+        self._ask_at = self._schedule.next_time()
