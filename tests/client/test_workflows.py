@@ -183,19 +183,6 @@ async def test_a_watch_without_the_scope_polls_until_the_run_is_over(
             assert watch.dropped == 0
 
 
-async def test_a_watch_is_entered_once_and_read_inside_its_block(autojump_clock: object) -> None:
-    server = make_server()
-    async with server.run(), running(memory_client(server)) as client:
-        watch = client.watch("wfrun_01h2xcejqtf2nbrexx3vqjhp41")
-        with pytest.raises(RuntimeError, match="enter the watch first"):
-            await watch.receive()
-        async with watch:
-            with pytest.raises(RuntimeError, match="entered once"):
-                await watch.__aenter__()
-        with pytest.raises(trio.ClosedResourceError):
-            await watch.receive()
-
-
 async def test_waiting_for_a_run_outlives_a_lost_connection(autojump_clock: object) -> None:
     server = make_server()
     async with server.run(), running(memory_client(server, min_reconnect_delay=0.01)) as client:

@@ -9,6 +9,7 @@ import trio
 from trio_dispatch._client.calls import Calls
 from trio_dispatch._client.polling import PollSchedule
 from trio_dispatch._client.subscriptions import Subscription
+from trio_dispatch._transport.receiving import BlockChannel
 from trio_dispatch._wire.errors import (
     ConnectionLost,
     PermissionDenied,
@@ -39,22 +40,22 @@ async def finished_run(calls: Calls, run_id: str) -> WorkflowRun:
     return watch.run
 
 
-class RunWatch(trio.abc.ReceiveChannel[Event]):
+class RunWatch(BlockChannel[Event]):
     """The events of one run, until it has ended; see `Client.watch`.
 
     An async context manager, and inside the block a `trio.abc.ReceiveChannel`.
 
     Attributes:
-        run: the run as the server told it last; after the end, as it ended.
+        run: the run as the server returned it last; after the end, as it ended.
     """
 
     def __init__(self, calls: Calls, run_id: str) -> None:
+        super().__init__("client.watch(…)")
         self._calls = calls
         self._run_id = run_id
         self._events: Subscription | None = None
         self._schedule = PollSchedule()
         self._ask_at = -float("inf")
-        self._entered = self._closed = False
         self.run: WorkflowRun | None = None
 
     @property
@@ -62,11 +63,8 @@ class RunWatch(trio.abc.ReceiveChannel[Event]):
         """How many events were lost because nobody read them."""
         return self._events.dropped if self._events is not None else 0
 
-    async def __aenter__(self) -> RunWatch:
+    async def _open(self) -> None:
         """Subscribe to the run's channel. Without the scope for that, the watch only polls."""
-        if self._entered:
-            raise RuntimeError("a watch can be entered once; call watch() again")
-        self._entered = True
         events = self._calls.subscribe(
             f"workflow:{self._run_id}", buffer=WATCH_BUFFER, overflow="drop_oldest"
         )
@@ -75,15 +73,10 @@ class RunWatch(trio.abc.ReceiveChannel[Event]):
             self._events = await events.__aenter__()
         except PermissionDenied:
             self._events = None
-        return self
 
-    async def aclose(self) -> None:
-        """Stop watching."""
-        self._closed = True
+    def _close(self) -> None:
         if self._events is not None:
-            await self._events.aclose()
-        else:
-            await trio.lowlevel.checkpoint()
+            self._events.detach()
 
     async def receive(self) -> Event:
         """Wait for the run's next event. Cancelled, it takes nothing.
@@ -91,45 +84,52 @@ class RunWatch(trio.abc.ReceiveChannel[Event]):
         Raises:
             trio.EndOfChannel: the run has ended, and `run` is its last state.
             NotFound: there is no such run.
-            trio.ClosedResourceError: the block has been left.
+            RuntimeError: the block has not been entered.
+            trio.ClosedResourceError: the block has exited.
             DispatchError: the client ended, by this error.
         """
-        if not self._entered:
-            await trio.lowlevel.checkpoint()
-            raise RuntimeError("enter the watch first: async with client.watch(…)")
+        await trio.lowlevel.checkpoint()
         while True:
-            event = await self._next_event()
+            self._check_inside()
+            event = self._stored_event()
+            if event is None and self._over:
+                raise trio.EndOfChannel
+            if event is None:
+                event = await self._next_event()
             if event is not None:
                 if event.type in END_EVENTS or event.type == "stream.gap":
                     self._ask_at = -float("inf")
                 return event
-            if self.run is not None and self.run.finished:
-                raise trio.EndOfChannel
-            await self._ask()
+            if not self._over:
+                await self._ask()
 
-    async def _next_event(self) -> Event | None:
-        """The next event; None when it is time to ask, or the run has ended."""
-        if self._closed:
-            await trio.lowlevel.checkpoint()
-            raise trio.ClosedResourceError("this watch has been left")
+    @property
+    def _over(self) -> bool:
+        return self.run is not None and self.run.finished
+
+    def _stored_event(self) -> Event | None:
+        """An event that is there already, if there is one."""
         if self._events is None:
-            if self.run is None or not self.run.finished:
-                await trio.sleep_until(self._ask_at)
             return None
         try:
-            event = self._events.receive_nowait()
+            return self._events.receive_nowait()
         except trio.WouldBlock:
-            if self.run is not None and self.run.finished:
-                await trio.lowlevel.checkpoint()
-                return None
+            return None
         except RequestError:
             self._events = None  # not restored after a reconnect: ask now and then instead
             return None
-        else:
-            await trio.lowlevel.checkpoint()
-            return event
+
+    async def _next_event(self) -> Event | None:
+        """Wait for an event; None when it is time to ask."""
+        if self._events is None:
+            await trio.sleep_until(self._ask_at)
+            return None
         with trio.move_on_at(self._ask_at):
-            return await self._events.receive()
+            try:
+                # Returned as soon as it is taken: a cancellation finds no event on its way.
+                return await self._events.receive()
+            except RequestError:
+                self._events = None
         return None
 
     async def _ask(self) -> None:
