@@ -9,12 +9,20 @@ from __future__ import annotations
 import base64
 import binascii
 import hashlib
+from collections.abc import Mapping
 from typing import Final
 from urllib.parse import parse_qs, urlsplit
 
-import h11
 import trio
 
+from trio_dispatch._transport.http_server import (
+    TEXT,
+    BodyTooLarge,
+    ClientGone,
+    Exchange,
+    Response,
+    serve_connection,
+)
 from trio_dispatch._wire.codecs import UndecodableFrame
 from trio_dispatch._wire.frames import ErrorCode
 from trio_dispatch.server import _wire
@@ -24,17 +32,10 @@ from trio_dispatch.server._methods import Caller
 from trio_dispatch.server._sse import EventStream
 from trio_dispatch.server._websocket import WebSocketSession
 
-_READ_SIZE: Final = 64 * 1024
-_MAX_WATCHED: Final = 64 * 1024
+_MAX_HEAD_SIZE: Final = 1024 * 1024
 _WEBSOCKET_GUID: Final = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 _JSON_TYPE: Final = "application/json"
 _RETRY_MS: Final = 3000
-
-_Headers = list[tuple[str, str]]
-
-
-class _Gone(Exception):
-    """The client has left, or cannot be talked to."""
 
 
 class HttpConnection:
@@ -43,7 +44,6 @@ class HttpConnection:
     def __init__(self, hub: Hub, stream: trio.abc.Stream) -> None:
         self._hub = hub
         self._stream = stream
-        self._http = h11.Connection(h11.SERVER)
         base = hub.path.rstrip("/")
         self._websocket_path = base
         self._rpc_path = f"{base}/rpc"
@@ -51,136 +51,77 @@ class HttpConnection:
 
     async def run(self) -> None:
         """Serve requests until either side ends the connection, which is closed in the end."""
-        try:
-            await self._serve()
-        except (_Gone, trio.BrokenResourceError, trio.ClosedResourceError):
-            pass
-        except Exception:
-            # A bug of ours: it costs this connection, and not the server.
-            self._hub.logger.exception("a connection failed")
-        finally:
-            await trio.aclose_forcefully(self._stream)
+        await serve_connection(
+            self._stream,
+            self._take,
+            logger=self._hub.logger,
+            max_body_size=self._hub.max_message_size,
+            max_head_size=_MAX_HEAD_SIZE,
+        )
 
-    async def _serve(self) -> None:
-        while True:
-            try:
-                event = await self._next_event()
-                if not isinstance(event, h11.Request):
-                    return
-                upgraded = await self._take(event)
-            except h11.RemoteProtocolError as exc:
-                if self._http.our_state in {h11.IDLE, h11.SEND_RESPONSE}:
-                    await self._refuse(exc.error_status_hint, str(exc))
-                return
-            if upgraded:
-                await WebSocketSession(self._hub, self._stream).run()
-                return
-            if self._http.our_state is not h11.DONE or self._http.their_state is not h11.DONE:
-                return
-            self._http.start_next_cycle()
-
-    async def _next_event(self) -> h11.Event | type[h11.PAUSED]:
-        while True:
-            event = self._http.next_event()
-            if event is not h11.NEED_DATA:
-                # The one other sentinel is PAUSED.
-                return event  # type: ignore[return-value]
-            if self._http.they_are_waiting_for_100_continue:
-                await self._send(h11.InformationalResponse(status_code=100, headers=[]))
-            self._http.receive_data(bytes(await self._stream.receive_some(_READ_SIZE)))
-
-    async def _send(self, event: h11.Event) -> None:
-        data = self._http.send(event)
-        if data:
-            await self._stream.send_all(data)
-
-    async def _respond(self, status: int, headers: _Headers, body: bytes) -> None:
-        headers = [*headers, ("Content-Length", str(len(body)))]
-        await self._send(h11.Response(status_code=status, headers=headers))
-        if body:
-            await self._send(h11.Data(data=body))
-        await self._send(h11.EndOfMessage())
-
-    async def _refuse(self, status: int, text: str, headers: _Headers | None = None) -> None:
-        plain = [("Content-Type", "text/plain; charset=utf-8"), ("Connection", "close")]
-        await self._respond(status, [*plain, *(headers or [])], f"{text}\n".encode())
-
-    async def _take(self, request: h11.Request) -> bool:
-        """Answer *request*; True when the connection is a WebSocket from here on."""
-        method = request.method.decode("ascii")
-        target = urlsplit(request.target.decode("ascii", "replace"))
+    async def _take(self, exchange: Exchange) -> None:
+        method = exchange.request.method
+        target = urlsplit(exchange.request.target)
         path = target.path.rstrip("/")
         if path == self._rpc_path:
             if method == "POST":
-                await self._rpc(request)
+                await self._rpc(exchange)
             else:
-                await self._refuse(405, "method not allowed", [("Allow", "POST")])
+                await _refuse(exchange, 405, "method not allowed", ("Allow", "POST"))
         elif path == self._sse_path:
             if method == "GET":
-                await self._sse(target.query)
+                await self._sse(exchange, target.query)
             else:
-                await self._refuse(405, "method not allowed", [("Allow", "GET")])
+                await _refuse(exchange, 405, "method not allowed", ("Allow", "GET"))
         elif path == self._websocket_path:
             if method == "GET":
-                return await self._upgrade(request)
-            await self._refuse(405, "method not allowed", [("Allow", "GET")])
+                await self._upgrade(exchange)
+            else:
+                await _refuse(exchange, 405, "method not allowed", ("Allow", "GET"))
         else:
-            await self._refuse(404, "not found")
-        return False
+            await _refuse(exchange, 404, "not found")
 
     # WebSocket
 
-    async def _upgrade(self, request: h11.Request) -> bool:
-        headers = _headers(request)
+    async def _upgrade(self, exchange: Exchange) -> None:
+        headers = exchange.request.headers
         key = headers.get("sec-websocket-key", "")
         if headers.get("upgrade", "").lower() != "websocket":
-            problem = "the Upgrade header is not websocket"
+            await _refuse(exchange, 400, "the Upgrade header is not websocket")
         elif "upgrade" not in _tokens(headers.get("connection", "")):
-            problem = "the Connection header has no upgrade"
+            await _refuse(exchange, 400, "the Connection header has no upgrade")
         elif not _is_websocket_key(key):
-            problem = "the Sec-WebSocket-Key header is missing or wrong"
+            await _refuse(exchange, 400, "the Sec-WebSocket-Key header is missing or wrong")
         elif headers.get("sec-websocket-version") != "13":
-            version = [("Sec-WebSocket-Version", "13")]
-            await self._refuse(426, "the WebSocket version must be 13", version)
-            return False
+            version = ("Sec-WebSocket-Version", "13")
+            await _refuse(exchange, 426, "the WebSocket version must be 13", version)
         else:
-            while not isinstance(await self._next_event(), h11.EndOfMessage):
-                pass
             # No extension and no subprotocol is ever agreed, Origin is ignored, and what came with
-            # the request is lost (protocol, "WebSocket"): h11 keeps it, and nobody asks for it.
+            # the request is lost (protocol, "WebSocket").
             digest = hashlib.sha1(key.encode() + _WEBSOCKET_GUID, usedforsecurity=False).digest()
-            answer: list[tuple[str, str]] = [
+            answer = [
                 ("Upgrade", "websocket"),
                 ("Connection", "Upgrade"),
                 ("Sec-WebSocket-Accept", base64.b64encode(digest).decode("ascii")),
             ]
-            await self._send(h11.InformationalResponse(status_code=101, headers=answer))
-            return True
-        await self._refuse(400, problem)
-        return False
+            await WebSocketSession(self._hub, await exchange.upgrade(answer)).run()
 
     # RPC
 
-    async def _rpc(self, request: h11.Request) -> None:
-        headers = _headers(request)
-        body = bytearray()
-        while True:
-            event = await self._next_event()
-            if isinstance(event, h11.EndOfMessage):
-                break
-            if not isinstance(event, h11.Data):
-                raise _Gone
-            body += event.data
-            if len(body) > self._hub.max_message_size:
-                await self._refuse(413, "request body too large")
-                return
-        answer = await self._answer(headers, bytes(body))
+    async def _rpc(self, exchange: Exchange) -> None:
+        try:
+            body = await exchange.read_body()
+        except BodyTooLarge:
+            await _refuse(exchange, 413, "request body too large")
+            return
+        answer = await self._answer(exchange, body)
         status = answer.error.code if answer.error is not None else 200
         content = _wire.encode(answer, _wire.JSON_FORMAT) + b"\n"
-        await self._respond(status, [("Content-Type", _JSON_TYPE)], content)
+        await exchange.respond(Response(status, [("Content-Type", _JSON_TYPE)], content))
 
-    async def _answer(self, headers: dict[str, str], body: bytes) -> _wire.Outgoing:
+    async def _answer(self, exchange: Exchange, body: bytes) -> _wire.Outgoing:
         clock, methods = self._hub.clock, self._hub.methods
+        headers: Mapping[str, str] = exchange.request.headers
         try:
             if headers.get("content-type", _JSON_TYPE) != _JSON_TYPE:
                 raise UndecodableFrame("not JSON")
@@ -197,39 +138,16 @@ class HttpConnection:
         caller = Caller(identity=identity, forbidden="forbidden", cancels_runs=True)
         answer: _wire.Outgoing | None = None
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._watch, nursery.cancel_scope)
+            nursery.start_soon(_watch, exchange, nursery.cancel_scope)
             answer = await methods.answer(caller, frame)
             nursery.cancel_scope.cancel()
         if answer is None:
-            raise _Gone
+            raise ClientGone
         return answer
-
-    async def _watch(self, scope: trio.CancelScope) -> None:
-        """Cancel *scope* when the client leaves, or closes its sending side.
-
-        A ``workflow.start`` ends with its request (recording ``http_rpc_disconnect``).
-        """
-        watched = 0
-        try:
-            while watched < _MAX_WATCHED:
-                data = await self._stream.receive_some(_READ_SIZE)
-                if not data:
-                    break
-                self._http.receive_data(bytes(data))
-                watched += len(data)
-            else:
-                # So much came behind the request that it cannot be told whether the client is
-                # still there; it is served all the same.
-                return
-        except (trio.BrokenResourceError, trio.ClosedResourceError):
-            pass
-        scope.cancel()
 
     # Server-sent events
 
-    async def _sse(self, query: str) -> None:
-        while not isinstance(await self._next_event(), h11.EndOfMessage):
-            pass
+    async def _sse(self, exchange: Exchange, query: str) -> None:
         fields = parse_qs(query)
         token = fields.get("token", [""])[0]
         channel = fields.get("channel", [""])[0]
@@ -241,34 +159,35 @@ class HttpConnection:
             ("X-Accel-Buffering", "no"),
             ("Transfer-Encoding", "chunked"),
         ]
-        await self._send(h11.Response(status_code=200, headers=headers))
-        await self._send(h11.Data(data=f"retry: {_RETRY_MS}\n\n".encode()))
+        await exchange.begin_response(200, headers)
+        await exchange.send(f"retry: {_RETRY_MS}\n\n".encode())
         # Refused or not, the answer is 200: refused streams end at once (recording `sse`).
         if identity is not None and identity.allows(SUBSCRIBE_SCOPE) and channel:
-            await self._stream_events(EventStream(self._hub, identity, channel))
-            raise _Gone
-        await self._send(h11.EndOfMessage())
-
-    async def _stream_events(self, events: EventStream) -> None:
-        """Send *events* until the client leaves."""
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._watch, nursery.cancel_scope)
-            try:
-                with events:
-                    while True:
-                        await self._send(h11.Data(data=await events.next_chunk()))
-                        events.sent()
-            except (trio.BrokenResourceError, trio.ClosedResourceError):
-                nursery.cancel_scope.cancel()
+            await _stream_events(exchange, EventStream(self._hub, identity, channel))
+        await exchange.end_response()
 
 
-def _headers(request: h11.Request) -> dict[str, str]:
-    """The headers by lower-case name; repeated ones are joined."""
-    headers: dict[str, str] = {}
-    for name, value in request.headers:
-        key, text = name.decode("latin-1"), value.decode("latin-1")
-        headers[key] = f"{headers[key]}, {text}" if key in headers else text
-    return headers
+async def _refuse(exchange: Exchange, status: int, text: str, *headers: tuple[str, str]) -> None:
+    await exchange.respond(Response(status, [TEXT, *headers], f"{text}\n".encode()))
+
+
+async def _watch(exchange: Exchange, scope: trio.CancelScope) -> None:
+    """Cancel *scope* when the client leaves, or closes its sending side.
+
+    A ``workflow.start`` ends with its request (recording ``http_rpc_disconnect``).
+    """
+    await exchange.wait_left()
+    scope.cancel()
+
+
+async def _stream_events(exchange: Exchange, events: EventStream) -> None:
+    """Send *events* until the client leaves."""
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(_watch, exchange, nursery.cancel_scope)
+        with events:
+            while True:
+                await exchange.send(await events.next_chunk())
+                events.sent()
 
 
 def _tokens(header: str) -> set[str]:
