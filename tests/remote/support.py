@@ -10,6 +10,7 @@ from functools import partial
 import attrs
 import trio
 
+from trio_dispatch._transport.http_server import ClientGone
 from trio_dispatch.remote._messages import DispatchRequest, DispatchResponse
 from trio_dispatch.remote._serving import HttpRequest, HttpResponse, serve_http
 
@@ -46,7 +47,7 @@ class ApiService:
         if isinstance(step, HttpResponse):
             return step
         step()
-        raise trio.BrokenResourceError
+        raise ClientGone
 
     @asynccontextmanager
     async def serve(self) -> AsyncGenerator[str, None]:

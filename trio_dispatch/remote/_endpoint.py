@@ -170,11 +170,7 @@ class Endpoint:
 
     async def handle(self, stream: trio.abc.Stream) -> None:
         """Serve one connection, over any stream, until it ends."""
-        try:
-            await serve_http(stream, self._answer, self._max_body_size)
-        except Exception:  # noqa: BLE001 - a bug of ours
-            # It costs this connection, and no other.
-            _log.exception("a connection to %s failed", self.url)
+        await serve_http(stream, self._answer, self._max_body_size)
 
     async def _answer(self, request: HttpRequest) -> HttpResponse:
         base = urlsplit(self.url).path
