@@ -13,7 +13,7 @@ import httpx
 import pytest
 import trio
 
-from tests.remote.calling import calling, make
+from tests.remote.calling import calling, make, run_request
 from trio_dispatch.remote import FunctionError, Status, register_status, unmarshal
 from trio_dispatch.remote import _statuses as statuses
 
@@ -141,9 +141,9 @@ async def test_a_bug_of_ours_costs_one_connection(
     async with calling(endpoint) as caller:
         with monkeypatch.context() as patch:
             patch.setattr(endpoint, "_run", broken)
-            with pytest.raises(httpx.HTTPError):
-                await caller.run("double", 2)
-        assert "a connection to http://a.example/base failed" in caplog.text
+            answer = await caller.post(run_request("double", 2))
+        assert answer.status_code == 500
+        assert "an HTTP request failed" in caplog.text
         assert unmarshal((await caller.run("double", 2)).exit.result.output) == 4
 
 

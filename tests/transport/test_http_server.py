@@ -261,3 +261,16 @@ def test_nothing_that_a_client_sends_comes_out_as_an_exception(
     data = b"".join(parts)
     clock = trio.testing.MockClock(autojump_threshold=0)
     trio.run(reset_after if reset else talk, data, clock=clock)
+
+
+async def test_an_interrupt_comes_out_even_if_the_connection_is_cancelled_meanwhile() -> None:
+    async def interrupted(exchange: Exchange) -> None:
+        raise KeyboardInterrupt
+
+    ours, theirs = pipe()
+    with trio.CancelScope() as scope, pytest.raises(KeyboardInterrupt):
+        await ours.send_all(GET)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(serve, theirs, interrupted)
+            await trio.lowlevel.checkpoint()
+            scope.cancel()

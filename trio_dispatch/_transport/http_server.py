@@ -355,7 +355,9 @@ async def serve_connection(
     except ClientGone:
         pass
     finally:
-        await trio.aclose_forcefully(stream)
+        # Shielded, and over at once: a cancellation here would replace an interrupt on its way out.
+        with trio.CancelScope(shield=True):
+            await trio.aclose_forcefully(stream)
 
 
 async def _serve(connection: _Connection, handle: Handler, logger: logging.Logger) -> None:

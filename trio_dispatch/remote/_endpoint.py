@@ -18,6 +18,7 @@ import trio
 
 from trio_dispatch._transport.block import in_background
 from trio_dispatch._transport.groups import leaves
+from trio_dispatch._transport.listening import serve_listeners
 from trio_dispatch._wire.arguments import check_count
 from trio_dispatch.remote._call import Call, check_endpoint, check_function
 from trio_dispatch.remote._client import PROTO_TYPE, Client, find_key, find_url, open_client
@@ -166,7 +167,7 @@ class Endpoint:
         *,
         task_status: trio.TaskStatus[Any] = trio.TASK_STATUS_IGNORED,
     ) -> None:
-        await trio.serve_listeners(self.handle, listeners, task_status=task_status)
+        await serve_listeners(self.handle, listeners, task_status=task_status)
 
     async def handle(self, stream: trio.abc.Stream) -> None:
         """Serve one connection, over any stream, until it ends."""
