@@ -18,16 +18,27 @@ class Reconnecting:
     def __init__(self, settings: LinkSettings) -> None:
         self._settings = settings
         self._failures = 0
-        """Attempts in a row without a session."""
+        """Attempts in a row without a session, or with one that was dropped at once."""
+        self._delay = 0.0
+        """Seconds before the attempt that is under way."""
         self._refusals = 0
         """Tokens refused in a row."""
         self._first = True
         """Whether there was no session yet."""
 
-    def lost(self, reason: DispatchError) -> DispatchError | None:
-        """A session has ended. Returns the error to give up with; None to connect again."""
+    def lost(self, reason: DispatchError, lasted: float) -> DispatchError | None:
+        """A session has ended. Returns the error to give up with; None to connect again.
+
+        One that ended sooner than the delay before it is as good as none (measured: a server that
+        drops each session at once was dialled 20 times in 3 s).
+
+        Args:
+            reason: why it ended.
+            lasted: how many seconds it was established for.
+        """
         self._first = False
-        self._failures = self._refusals = 0
+        self._failures = 0 if lasted >= self._delay else self._failures + 1
+        self._refusals = 0
         return self._verdict(reason)
 
     def failed(self, reason: DispatchError) -> DispatchError | None:
@@ -50,16 +61,23 @@ class Reconnecting:
                 return error
         return None
 
-    def delay(self) -> float:
+    def delay(self, reason: DispatchError | None = None) -> float:
         """Seconds until the next attempt: exponential backoff.
 
-        The jitter spreads clients that lost the same server at once.
+        The jitter spreads clients that lost the same server at once. A server that asked for more
+        time gets it, up to ``max_reconnect_delay``.
+
+        Args:
+            reason: why the connection ended, or was not made.
         """
         settings = self._settings
         high = settings.min_reconnect_delay * 2.0 ** min(self._failures + 1, 64)
         high = min(high, settings.max_reconnect_delay)
         low = max(settings.min_reconnect_delay, high / 2)
-        return random.uniform(min(low, high), high)
+        asked = reason.retry_after if isinstance(reason, ConnectFailed) else None
+        asked = min(asked or 0.0, settings.max_reconnect_delay)
+        self._delay = max(random.uniform(min(low, high), high), asked)
+        return self._delay
 
 
 def _as_connect_failed(error: DispatchError) -> DispatchError:

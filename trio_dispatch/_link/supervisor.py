@@ -96,6 +96,7 @@ class Supervisor:
         self._settled = trio.Event()
         self._up = trio.Event()
         self._lost_at: float | None = None
+        self._up_since = 0.0
         self._address = settings.addresses[0]
         self._announcer = Announcer()
         self._sweeper = trio.lowlevel.ParkingLot()
@@ -134,6 +135,8 @@ class Supervisor:
         await trio.lowlevel.checkpoint()
         while not self.connected:
             self.check_open()
+            if self._up.is_set():  # there was one, which is about to end
+                self._up = trio.Event()
             await self._up.wait()
             if self._error is not None:
                 raise fresh(self._error)
@@ -275,6 +278,7 @@ class Supervisor:
         connection = self._connection
         assert connection is not None
         self._connections += 1
+        self._up_since = trio.current_time()
         shown = self._address.shown
         self._observer.on_ready(ready)
         session = f" (session {ready.session_id})" if ready.session_id else ""
@@ -368,13 +372,13 @@ class Supervisor:
             reason = _as_error(connection.ending)
             if connection.was_ready:
                 self._after_loss(connection)
-                error = reconnecting.lost(reason)
+                error = reconnecting.lost(reason, trio.current_time() - self._up_since)
             else:
                 error = reconnecting.failed(reason)
             if error is not None:
                 self.end(error)
                 return
-            delay = reconnecting.delay()
+            delay = reconnecting.delay(reason)
             self._log.info("%s; connecting again in %.3g s", reason, delay)
             self._announce(Disconnected(reason, delay))
             await trio.sleep(delay)
@@ -405,7 +409,8 @@ class Supervisor:
 
     def _after_loss(self, connection: AnyConnection) -> None:
         """Decide the fate of everything that had been written to *connection*."""
-        self._up = trio.Event()
+        if self._up.is_set():
+            self._up = trio.Event()
         self._lost_at = trio.current_time()
         self.outbox.clear(Lane.RESTORE)
         self._observer.on_lost(connection.last_ts)

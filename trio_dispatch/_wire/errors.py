@@ -25,7 +25,17 @@ class ConnectFailed(DispatchError):
 
     The message names the URL (without secrets) and the reason; ``__cause__`` is the error behind
     it.
+
+    Attributes:
+        retry_after: seconds after which the server asked to be tried again; None if it did not.
     """
+
+    def __init__(self, message: str, retry_after: float | None = None) -> None:
+        super().__init__(message, retry_after)
+        self.retry_after = retry_after
+
+    def __str__(self) -> str:
+        return str(self.args[0])
 
 
 class ConnectionLost(DispatchError):

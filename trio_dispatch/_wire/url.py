@@ -80,11 +80,11 @@ def parse_url(url: object, *schemes: str) -> Address:
         raise ValueError(f"not a URL like {wanted}: its host or port cannot be read") from None
     scheme = parts.scheme.lower()
     if scheme not in schemes or not parts.hostname:
-        raise ValueError(f"not a URL like {wanted}: {_without_secrets(url)!r}")
+        raise ValueError(f"not a URL like {wanted}: {without_secrets(url)!r}")
     if any(not "!" <= char <= "~" for char in url):
         raise ValueError(
             "a URL holds printable ASCII characters only; percent-encode the others: "
-            f"{_without_secrets(url)!r}"
+            f"{without_secrets(url)!r}"
         )
     if "@" in parts.path + parts.query or parts.fragment:
         # Where a secret is not encoded, its first /, ? or # ends it, and what is left of it would
@@ -104,7 +104,7 @@ def _shown(parts: SplitResult) -> str:
     return f"{parts.scheme}://{place}{parts.path}"
 
 
-def _without_secrets(text: str) -> str:
+def without_secrets(text: str) -> str:
     """Show what may not even be a URL."""
     shown, *hidden = re.split("[?#]", text, maxsplit=1)
     if any("@" in part for part in hidden):
