@@ -13,7 +13,7 @@ from trio_dispatch.cli.demo.demo import Demo
 from trio_dispatch.cli.demo.plan import CARD, CARD_RETRIES, ORDER, STOCK, make_plan
 from trio_dispatch.cli.demo.report import Report
 from trio_dispatch.cli.demo.server import charge_card, process_order, sync_stock, work
-from trio_dispatch.server import Identity, Server
+from trio_dispatch.server import Identity, Quirks, Server
 
 ALL = Identity(subject="all", scopes={"*"})
 QUIET = logging.getLogger("tests.cli")
@@ -33,6 +33,7 @@ def foreign_server(
         tokens={"token": Identity(subject="foreign", scopes=scopes)},
         queues=queues,
         retry_delay=0.02,
+        quirks=Quirks(definitions_ignored=False, strays_start=False),
         seed=3,
         logger=QUIET,
     )

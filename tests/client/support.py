@@ -13,7 +13,7 @@ from trio_dispatch import Client
 from trio_dispatch._client.opening import running
 from trio_dispatch._client.options import read_options
 from trio_dispatch._transport.websocket import Connector
-from trio_dispatch.server import Identity, Server, Workflow
+from trio_dispatch.server import Identity, Quirks, Server, Workflow
 
 URL = "ws://localhost/dwp"
 
@@ -56,7 +56,8 @@ def make_server(**options: Any) -> Server:
         token: Identity(subject=token, app_id="app1", org_id="org1", scopes=scopes)
         for token, scopes in SCOPES.items()
     }
-    server = Server(tokens, seed=1, **options)
+    # Jobs have the retries of their definitions, so that tests need not wait for three.
+    server = Server(tokens, **{"seed": 1, "quirks": Quirks(definitions_ignored=False), **options})
 
     @server.job("noop")
     async def noop(payload: object) -> None:

@@ -9,7 +9,6 @@ from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from typing import Any
 
-import msgspec
 import pytest
 import trio
 
@@ -94,7 +93,7 @@ async def test_every_job_is_where_its_caller_was_told(autojump_clock: object, se
     stored: Counter[tuple[int, int]] = Counter()
     ids: dict[tuple[int, int], str] = {}
     for job in server.jobs():
-        task, n = msgspec.json.decode(job.payload or b"")["key"]
+        task, n = job.payload_as(dict[str, tuple[int, int]])["key"]
         stored[task, n] += 1
         ids[task, n] = job.id
     assert len(acknowledged) + len(perhaps) + len(never) == 5_000

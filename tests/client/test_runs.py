@@ -253,7 +253,7 @@ async def test_a_server_that_stores_inputs_in_another_form_stops_the_tagging(
         assert (await run.wait()).input == {"n": 1}
         again = await client.start_workflow("three-seconds", {"n": 2})
         assert (await again.wait()).input == {"n": 2}
-        assert [r.input for r in server.runs()] == [b'{"n":1}', b'{"n":2}']
+        assert [r.input_bytes for r in server.runs()] == [b'{"n":1}', b'{"n":2}']
         assert client._runs._tagging is False
 
 
@@ -278,7 +278,7 @@ async def test_foreign_starts_are_looked_up_once_each_and_never_taken(
             nursery.start_soon(foreign.run_workflow, "three-seconds", {"n": 1})
         run = await client.start_workflow("three-seconds", {"n": 1})
         assert run.known
-        stored = {view.id: view.input for view in server.runs()}
+        stored = {view.id: view.input_bytes for view in server.runs()}
         assert stored[run.run_id] == run._record.text
         assert len(looked_up) == len(set(looked_up)) <= 101
         assert (await run.wait()).state == "completed"

@@ -129,6 +129,7 @@ async def test_drop_oldest_keeps_the_newest_and_counts(autojump_clock: object) -
     async with open_memory_client(make_server()) as client:
         async with client.subscribe("jobs", buffer=10, overflow="drop_oldest") as events:
             await enqueue_in_parallel(client, 100, "default", tasks=1)
+            await trio.sleep(1)  # jobs start a moment after they were enqueued
             last = await client.enqueue("noop")
             await trio.sleep(1)
             assert events.dropped == 303 - 10

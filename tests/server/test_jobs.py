@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import functools
 import sys
 from itertools import pairwise
 from typing import Any
@@ -12,10 +13,14 @@ import trio
 from trio.testing import MockClock
 
 from tests.server.peer import TOKENS, connect, running
-from trio_dispatch.server import JobContext, Server, current_job
+from trio_dispatch.server import JobContext, Quirks, Server, current_job
 
 if sys.version_info < (3, 11):
     from exceptiongroup import BaseExceptionGroup, ExceptionGroup
+
+
+DEFINED = Quirks(definitions_ignored=False)
+"""Jobs have the retries and the timeout of their definitions."""
 
 
 def kinds(server: Server) -> list[str]:
@@ -50,7 +55,8 @@ async def test_a_payload_reaches_its_function_decoded_and_job_get_byte_for_byte(
         job = await peer.call("job.get", {"job_id": job_id})
     assert got == [{"b": 1.0, "a": "é"}]
     assert base64.b64decode(job["payload"]) == text.encode()
-    assert server.jobs()[0].payload == text.encode()
+    assert server.jobs()[0].payload_bytes == text.encode()
+    assert server.jobs()[0].payload == {"b": 1.0, "a": "é"}
 
 
 async def test_no_payload_is_null_and_a_null_is_base64_of_null(autojump_clock: MockClock) -> None:
@@ -61,7 +67,7 @@ async def test_no_payload_is_null_and_a_null_is_base64_of_null(autojump_clock: M
     assert [job["payload"] for job in jobs] == [None, "bnVsbA=="]
 
 
-async def test_an_unknown_name_stays_running_without_a_started_event(
+async def test_an_unknown_name_starts_as_any_other_and_stays_running(
     autojump_clock: MockClock,
 ) -> None:
     server = Server(TOKENS, concurrency=1)
@@ -73,15 +79,19 @@ async def test_an_unknown_name_stays_running_without_a_started_event(
     async with running(server) as peer:
         for name in ("nobody", "", "known"):
             await peer.call("job.enqueue", {"name": name})
+        await trio.sleep(1)
+        assert [job.state for job in server.jobs()] == ["running", "running", "completed"]
+        assert kinds(server).count("job.started") == 3
         await trio.sleep(1000)
         assert [job.state for job in server.jobs()] == ["running", "running", "completed"]
-        assert kinds(server).count("job.started") == 1
+        # Minutes later it is started again, and again.
+        assert kinds(server).count("job.started") == 3 + 2 * 3
 
 
 async def test_the_urgent_job_is_claimed_first_and_only_priority_above_zero_counts(
     autojump_clock: MockClock,
 ) -> None:
-    server = Server(TOKENS, concurrency=1)
+    server = Server(TOKENS, concurrency=1, quirks=Quirks(late_starts=False))
     order: list[str] = []
 
     @server.job("work")
@@ -149,7 +159,7 @@ async def test_max_retries_three_is_four_attempts_with_growing_delays(
 
 async def test_the_same_seed_gives_the_same_delays(autojump_clock: MockClock) -> None:
     async def run_at() -> list[float]:
-        server = Server(TOKENS, seed=3, max_retry_delay=60)
+        server = Server(TOKENS, quirks=DEFINED, seed=3, max_retry_delay=60)
         times: list[float] = []
 
         @server.job("fail", max_retries=9)
@@ -207,7 +217,7 @@ class Weird(BaseException):
 async def test_whatever_a_function_raises_is_a_failed_attempt(
     raised: BaseException, error: str, autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
-    server = Server(TOKENS)
+    server = Server(TOKENS, quirks=DEFINED)
 
     @server.job("fail", max_retries=0)
     async def fail(payload: Any) -> None:
@@ -227,7 +237,7 @@ async def test_whatever_a_function_raises_is_a_failed_attempt(
 async def test_a_function_that_hangs_is_a_failed_attempt_after_its_timeout(
     autojump_clock: MockClock,
 ) -> None:
-    server = Server(TOKENS)
+    server = Server(TOKENS, quirks=DEFINED)
 
     @server.job("hang", max_retries=0, timeout=5)
     async def hang(payload: Any) -> None:
@@ -244,7 +254,7 @@ async def test_a_function_that_hangs_is_a_failed_attempt_after_its_timeout(
 
 
 async def test_a_function_that_cancels_itself_harms_nobody(autojump_clock: MockClock) -> None:
-    server = Server(TOKENS)
+    server = Server(TOKENS, quirks=DEFINED)
 
     @server.job("own-scope")
     async def own_scope(payload: Any) -> None:
@@ -271,13 +281,78 @@ async def test_a_function_that_cancels_itself_harms_nobody(autojump_clock: MockC
         assert [job.state for job in server.jobs()] == ["completed", "failed"]
 
 
-async def test_a_function_that_is_not_async_fails_its_jobs(autojump_clock: MockClock) -> None:
+def test_a_function_that_is_not_async_is_refused_when_it_is_registered() -> None:
     server = Server(TOKENS)
-    not_async: Any = print
-    server.job("sync", max_retries=0)(not_async)
+
+    def sync(payload: Any) -> None: ...
+
+    for function in (sync, print, functools.partial(sync), None, sync_generator):
+        register: Any = server.job("sync")
+        with pytest.raises(TypeError, match="job 'sync' needs an async function"):
+            register(function)
+    with pytest.raises(TypeError, match="run_sync"):
+        server.workflow(sync)  # type: ignore[type-var]
+
+
+async def sync_generator(payload: Any) -> Any:
+    yield payload
+
+
+async def test_decorators_work_without_parentheses_and_on_anything_async(
+    autojump_clock: MockClock,
+) -> None:
+    server = Server(TOKENS)
+
+    class Callable:
+        async def __call__(self, payload: Any) -> None: ...
+
+    def decorated(function: Any) -> Any:
+        @functools.wraps(function)
+        def call(*args: Any) -> Any:
+            return function(*args)
+
+        return call
+
+    @server.job
+    async def plain(payload: Any) -> None: ...
+
+    @server.job()
+    @decorated
+    async def wrapped(payload: Any) -> None: ...
+
+    server.job("object")(Callable())
+    server.job("partial")(functools.partial(plain))
+
+    @server.workflow
+    async def flow(workflow: Any, input: Any) -> None: ...
+
+    with pytest.raises(ValueError, match="already"):
+        server.job(plain)
     async with running(server) as peer:
-        await peer.call("job.enqueue", {"name": "sync"})
+        for name in ("plain", "wrapped", "object", "partial"):
+            await peer.call("job.enqueue", {"name": name})
+        assert (await peer.call("workflow.start", {"name": "flow"}))["state"] == "completed"
+        await trio.sleep(1)
+    assert {job.state for job in server.jobs()} == {"completed"}
+
+
+async def test_options_of_a_definition_do_not_count_over_the_wire(
+    autojump_clock: MockClock,
+) -> None:
+    server = Server(TOKENS)
+
+    @server.job("fail", max_retries=0, timeout=1)
+    async def fail(payload: Any) -> None:
+        await trio.sleep(2)
+        raise ValueError("boom")
+
+    async with running(server) as peer:
+        job_id = (await peer.call("job.enqueue", {"name": "fail"}))["job_id"]
+        job = await peer.call("job.get", {"job_id": job_id})
+        assert (job["max_retries"], job["timeout"]) == (3, 300 * 10**9)
         await finished(server, "failed")
+    assert server.jobs()[0].retry_count == 4
+    assert server.jobs()[0].last_error == "boom"
 
 
 async def test_cancelling_a_pending_job_means_that_it_never_runs_and_publishes_nothing(
@@ -333,7 +408,7 @@ async def test_a_cancelled_running_job_goes_on_and_may_complete(autojump_clock: 
 
 
 async def test_a_job_knows_itself(autojump_clock: MockClock) -> None:
-    server = Server(TOKENS)
+    server = Server(TOKENS, quirks=DEFINED)
     seen: list[JobContext] = []
 
     @server.job("who", max_retries=1)
@@ -362,14 +437,14 @@ async def test_events_carry_the_scopes_of_the_caller_and_leave_empty_ones_out(
         for token in ("demo-token", "bare"):
             peer = await connect(server, token)
             await peer.call("job.enqueue", {"name": "x"})
-    first, second = (event.data for event in server.events)
+    first, second = (e.data for e in server.events if e.type == "job.enqueued")
     assert (first["scope_app_id"], first["scope_org_id"]) == ("app1", "org1")
     assert set(second) == {"job_id", "job_name", "queue"}
 
 
 def test_a_name_is_registered_once() -> None:
     server = Server(TOKENS)
-    function: Any = print
+    function: Any = trio.sleep
     server.job("a")(function)
     server.workflow("a")(function)
     with pytest.raises(ValueError, match="already"):

@@ -24,8 +24,9 @@ from trio_dispatch.server._clock import Clock, frame_id, rfc3339, rfc3339_second
 from trio_dispatch.server._framing import BrokenFrame, FrameBuffer
 from trio_dispatch.server._identity import scope_of
 from trio_dispatch.server._ids import InvalidId, check_id, make_id
-from trio_dispatch.server._quirks import RECORDED
-from trio_dispatch.server._store import EventRow, JobRow, Mailbox, Store, Waiter
+from trio_dispatch.server._mailbox import EventRow, Mailbox, Waiter
+from trio_dispatch.server._quirks import RECORDED, Quirks
+from trio_dispatch.server._store import JobRow, Store
 from trio_dispatch.server._wire import decode_json
 
 NS = 1_000_000_000
@@ -297,11 +298,11 @@ def workflow_event(ident: str) -> EventRow:
 
 
 def test_an_event_is_kept_until_a_wait_takes_it_and_taken_once() -> None:
-    mailbox = Mailbox()
+    mailbox = Mailbox(quirks=Quirks(events_in_order=True))
     mailbox.post(workflow_event("1"))
     mailbox.post(workflow_event("2"))
     notified: list[str] = []
-    waiters = [Waiter("e", lambda: notified.append("x")) for _ in range(3)]
+    waiters = [Waiter("run", ["e"], lambda: notified.append("x")) for _ in range(3)]
     for waiter in waiters:
         mailbox.wait(waiter)
     assert [w.event.id if w.event else None for w in waiters] == ["1", "2", None]

@@ -246,6 +246,7 @@ class Replay:
         for _ in range(self.enqueues.pop(0)):
             await sender.peer.send(id="x", method="job.enqueue", data={"name": "noop"})
             await trio.testing.wait_all_tasks_blocked()
+        await trio.sleep(0.01)  # jobs start a moment after they were enqueued
         expected = line.get("events_received", line.get("events_received_in_all"))
         subscriber = self.connections["a"]
         assert len(subscriber.events(subscriber.received)) == expected

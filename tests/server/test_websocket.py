@@ -380,7 +380,7 @@ async def test_a_client_that_does_not_read_loses_events_beyond_256() -> None:
     async def burst(workflow: Workflow, input: Any) -> None:
         for _ in range(400):
             # With no checkpoint in between: nothing can be written meanwhile.
-            server._engine.publish_run("workflow.step_completed", workflow._run, step="s")
+            server._engine.publisher.run("workflow.step_completed", workflow._run, step="s")
 
     async with running(server, peers=2) as (a, b):
         await a.call("subscribe", {"channel": "workflows"})

@@ -95,23 +95,18 @@ R = TypeVar("R", bound=_Resource)
 
 
 @asynccontextmanager
-async def in_background(
-    run: Callable[..., Awaitable[None]], resource: R
-) -> AsyncGenerator[R, None]:
-    """Run *run* beside a block that uses *resource*, and leave nothing of either behind.
+async def open_background() -> AsyncGenerator[trio.Nursery, None]:
+    """A nursery for what runs beside a block, and ends with it.
 
-    *run* tells by its ``task_status`` when the block may begin; what it raises before that is
-    raised here. What the body raises comes out unchanged; KeyboardInterrupt and SystemExit win,
-    wherever they were raised.
+    What the body raises comes out unchanged. KeyboardInterrupt and SystemExit win, wherever they
+    were raised, and come out alone; so does an error of a task, if the body raised none.
     """
     from_body: BaseException | None = None
     from_nursery: BaseException | None = None
     try:
         async with trio.open_nursery(strict_exception_groups=True) as nursery:
-            await nursery.start(run)
             try:
-                async with resource:
-                    yield resource
+                yield nursery
             except trio.Cancelled:
                 raise
             except BaseException as exc:  # noqa: BLE001 - raised below
@@ -129,3 +124,18 @@ async def in_background(
             raise ours[0] if ours else from_nursery
     if from_body is not None:
         raise from_body
+
+
+@asynccontextmanager
+async def in_background(
+    run: Callable[..., Awaitable[None]], resource: R
+) -> AsyncGenerator[R, None]:
+    """Run *run* beside a block that uses *resource*, and leave nothing of either behind.
+
+    *run* tells by its ``task_status`` when the block may begin; what it raises before that is
+    raised here. Errors come out as of `open_background`.
+    """
+    async with open_background() as nursery:
+        await nursery.start(run)
+        async with resource:
+            yield resource

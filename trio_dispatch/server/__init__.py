@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from trio_dispatch.server._app import Server
 from trio_dispatch.server._broker import PublishedEvent
-from trio_dispatch.server._engine import JobContext, current_job
 from trio_dispatch.server._identity import Identity
 from trio_dispatch.server._quirks import Quirks
 from trio_dispatch.server._steering import Freeze, Rule
@@ -19,7 +18,9 @@ from trio_dispatch.server._views import (
     ServerStatistics,
     StepView,
 )
-from trio_dispatch.server._workflow import Workflow, WorkflowError, WorkflowEvent
+from trio_dispatch.server._waiting import WorkflowEvent
+from trio_dispatch.server._workers import JobContext, current_job
+from trio_dispatch.server._workflow import Workflow, WorkflowError
 
 __all__ = [
     "ConnectionView",

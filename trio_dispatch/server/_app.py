@@ -2,61 +2,42 @@
 
 from __future__ import annotations
 
-import ipaddress
 import logging
 import random
-from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Iterable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Mapping
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final
 
 import trio
 
-from trio_dispatch._transport.pipe import pipe
-from trio_dispatch.server._assertions import ANYTHING, check_found
-from trio_dispatch.server._broker import Broker, PublishedEvent
+from trio_dispatch.server._broker import PublishedEvent
 from trio_dispatch.server._clock import Clock
-from trio_dispatch.server._engine import (
-    Engine,
-    JobFunction,
-    JobKind,
-    WorkflowFunction,
-)
-from trio_dispatch.server._failures import holds, only_cancelled
-from trio_dispatch.server._http import HttpConnection
-from trio_dispatch.server._hub import Hub
+from trio_dispatch.server._dispatcher import Dispatcher
+from trio_dispatch.server._host import Host
 from trio_dispatch.server._identity import Tokens
-from trio_dispatch.server._methods import Methods
+from trio_dispatch.server._inspecting import Inspecting, count
+from trio_dispatch.server._node import Node, open_port, url_host
+from trio_dispatch.server._options import check_options
 from trio_dispatch.server._quirks import RECORDED, Quirks
-from trio_dispatch.server._steering import Freeze, Rule, SteeredStream, Steering
-from trio_dispatch.server._store import DEFAULT_MAX_RETRIES, DEFAULT_TIMEOUT_S, Store
-from trio_dispatch.server._views import (
-    ConnectionView,
-    JobView,
-    RunView,
-    ServerStatistics,
-    job_view,
-    run_view,
-)
+from trio_dispatch.server._registry import Registering, Registry
+from trio_dispatch.server._steering import Freeze, Rule
+from trio_dispatch.server._store import DEFAULT_KEEP, Store
+from trio_dispatch.server._views import ConnectionView, JobView, ServerStatistics, job_view
 
 if TYPE_CHECKING:
     from trio_dispatch._client.client import Client
 
-J = TypeVar("J", bound=JobFunction)
-W = TypeVar("W", bound=WorkflowFunction)
-
-_IN_MEMORY_ROOM: Final = 4 * 1024 * 1024
-"""Bytes that may be on their way to a client in memory: about what TCP holds on loopback."""
-
-_LOGGER: Final = logging.getLogger("trio_dispatch.server")
+LOGGER: Final = logging.getLogger("trio_dispatch.server")
 
 
-class Server:
+class Server(Registering, Inspecting):
     """A Dispatch server in this process, for development and tests. Production runs a real one.
 
     It keeps everything in memory, speaks the wire as a Dispatch server was recorded to, quirks
-    included, and does its waiting by trio's clock, so that it works under a virtual one. A server
-    may be entered again after it has ended: its jobs and runs are still there, and attempts that
-    the end cut off are made again.
+    included, and does its waiting by trio's clock, so that it works under a virtual one. Several
+    tasks may enter the same server, each in a block of its own. A server may be entered again
+    after it has ended: its jobs and runs are still there, attempts that the end cut off are made
+    again, and runs are resumed.
 
     Args:
         tokens: what each token stands for; or a function, sync or async, from a token to its
@@ -68,13 +49,18 @@ class Server:
         retry_delay: the first retry of a failed job comes after a random time of up to this many
             seconds, each later one after up to twice as long as the one before...
         max_retry_delay: ...but no longer than this.
-        seed: for everything random: ids and retry delays.
+        keep: how many ended jobs, ended runs, published events, and workflow events that nobody
+            has taken it remembers, of each. The oldest are forgotten first; see `forget`.
+        seed: for everything random: ids, retry delays, and races that a real server has.
         quirks: which surprises of the recorded server it has; all of them by default.
         federation_id: the server's name among its peers, which switches the ``federation.*``
             methods on. They are answered, and no peer is ever called.
         max_message_size: the longest message that is read, in bytes.
         logger: where failures of users' functions go, with their tracebacks. By default the logger
             ``trio_dispatch.server``.
+
+    Raises:
+        TypeError, ValueError: an option cannot work.
     """
 
     def __init__(
@@ -86,100 +72,51 @@ class Server:
         concurrency: int = 10,
         retry_delay: float = 1.0,
         max_retry_delay: float = 60.0,
+        keep: int = DEFAULT_KEEP,
         seed: int | None = None,
         quirks: Quirks = RECORDED,
         federation_id: str | None = None,
         max_message_size: int = 16 * 1024 * 1024,
         logger: logging.Logger | None = None,
     ) -> None:
-        if not path.startswith("/"):
-            raise ValueError("path must begin with a slash")
-        if isinstance(queues, str):
-            raise TypeError("queues must be a collection of names, not one string")
-        if concurrency < 1:
-            raise ValueError("concurrency must be at least 1")
-        if retry_delay < 0 or max_retry_delay < 0:
-            raise ValueError("retry delays must not be negative")
-        if max_message_size < 1:
-            raise ValueError("max_message_size must be positive")
-        logger = logger if logger is not None else _LOGGER
-        clock = Clock()
-        broker = Broker(quirks)
-        self._steering = Steering()
-        self._store = Store(None if queues is None else frozenset(queues))
-        self._engine = Engine(
-            clock=clock,
-            store=self._store,
-            broker=broker,
-            rng=random.Random(seed),  # ids and delays, not secrets
+        options = check_options(
+            tokens,
+            path=path,
+            queues=queues,
             concurrency=concurrency,
             retry_delay=retry_delay,
             max_retry_delay=max_retry_delay,
-            logger=logger,
-        )
-        self._hub = Hub(
-            clock=clock,
-            broker=broker,
-            engine=self._engine,
-            methods=Methods(self._engine, federation_id, quirks, self._steering),
-            tokens=tokens,
-            path=path.rstrip("/"),
-            max_message_size=max_message_size,
             quirks=quirks,
-            steering=self._steering,
-            logger=logger,
+            max_message_size=max_message_size,
+            keep=keep,
+            federation_id=federation_id,
         )
-        self._nursery: trio.Nursery | None = None
-
-    # Registering
-
-    def job(
-        self,
-        name: str,
-        *,
-        max_retries: int = DEFAULT_MAX_RETRIES,
-        timeout: float = DEFAULT_TIMEOUT_S,
-    ) -> Callable[[J], J]:
-        """Register an async function for the jobs called *name*.
-
-        It is called with the decoded payload, None where there is none. Returning is success,
-        raising anything a failure, and so is taking longer than *timeout* seconds. A failed job is
-        tried again up to *max_retries* times.
-
-        Raises:
-            ValueError: the name is taken.
-        """
-        if name in self._engine.job_kinds:
-            raise ValueError(f"there is a job called {name!r} already")
-        if max_retries < 0:
-            raise ValueError("max_retries must not be negative")
-        if not timeout > 0:
-            raise ValueError("timeout must be positive")
-
-        def register(function: J) -> J:
-            kind = JobKind(function=function, max_retries=max_retries, timeout=timeout)
-            self._engine.job_kinds[name] = kind
-            return function
-
-        return register
-
-    def workflow(self, name: str) -> Callable[[W], W]:
-        """Register an async function for the workflow called *name*.
-
-        It is called with the run's `Workflow` and the decoded input, None where there is none.
-        Returning completes the run, raising anything fails it.
-
-        Raises:
-            ValueError: the name is taken.
-        """
-        if name in self._engine.workflows:
-            raise ValueError(f"there is a workflow called {name!r} already")
-
-        def register(function: W) -> W:
-            self._engine.workflows[name] = function
-            return function
-
-        return register
+        clock = Clock()
+        registry = Registry()
+        rng = random.Random(seed)  # ids and delays, not secrets
+        store = Store(options.queues, rng=rng, keep=keep, quirks=quirks)
+        Registering.__init__(self, registry)
+        Inspecting.__init__(self, store, registry)
+        self._node = Node(
+            options,
+            clock=clock,
+            store=store,
+            registry=registry,
+            rng=rng,
+            logger=logger if logger is not None else LOGGER,
+        )
+        self._engine = self._node.engine
+        self._hub = self._node.hub
+        self._steering = self._node.steering
+        self._dispatcher = Dispatcher(
+            clock=clock,
+            store=store,
+            registry=registry,
+            rng=rng,
+            waiting=self._engine.all_wait,
+        )
+        self._engine.watchers.append(self._dispatcher.notice_change)
+        self._host = Host(_Work(self._node, self._dispatcher))
 
     # Running
 
@@ -187,73 +124,31 @@ class Server:
     async def run(self) -> AsyncGenerator[None, None]:
         """Run the server's workers, without a port, for as long as the block lasts.
 
-        Entered inside another `run` or `serve` of the same server it does nothing: the outermost
-        block owns the engine. When that ends, all connections drop, and running work is cancelled.
-        What the block raises comes out unchanged.
+        Other blocks of the same server may overlap, in the same task or in others: the server runs
+        until the last of them ends. Connections drop with the block that they were made in.
+        Attempts and runs that were under way in a block that ends are begun again in another one,
+        runs without the steps that they have done. What the block raises comes out unchanged.
         """
-        if self._nursery is not None:
+        async with self._host.block():
             yield
-            return
-        self._hub.clock.follow(trio.current_time)
-        body_error: BaseException | None = None
-        try:
-            async with trio.open_nursery() as nursery:
-                self._nursery = nursery
-                await nursery.start(self._engine.run, nursery)
-                try:
-                    yield
-                except BaseException as exc:
-                    if isinstance(exc, GeneratorExit) or holds(exc, trio.Cancelled):
-                        raise
-                    # Raised inside the nursery it would come out in a group.
-                    body_error = exc
-                nursery.cancel_scope.cancel()
-        except BaseException as exc:
-            if body_error is None or not only_cancelled(exc):
-                raise
-        finally:
-            self._nursery = None
-        if body_error is not None:
-            raise body_error
 
     @asynccontextmanager
     async def serve(self, host: str = "127.0.0.1", port: int = 0) -> AsyncGenerator[str, None]:
         """Listen on a TCP port for as long as the block lasts; gives the WebSocket's URL.
 
         RPC and event streams are on the same port. Port 0 picks a free one. When the block ends,
-        the port's connections drop; work goes on where an outer block runs the engine.
+        the port's connections drop; work goes on where another block runs the server.
         """
-        async with self.run():
-            nursery = self._running()
-            listeners = await trio.open_tcp_listeners(port, host=host)
-            if port == 0:
-                # One port, one URL: each address of a name would get a port of its own.
-                for extra in listeners[1:]:
-                    await extra.aclose()
-                del listeners[1:]
-            bound: int = listeners[0].socket.getsockname()[1]
+        async with self._host.block() as nursery:
+            listeners, bound = await open_port(host, port)
             ended = trio.Event()
-            scope = await nursery.start(self._listen, listeners, ended)
+            scope = await nursery.start(self._node.listen, listeners, ended)
             try:
-                yield f"ws://{_url_host(host)}:{bound}{self._hub.path}"
+                yield f"ws://{url_host(host)}:{bound}{self._hub.path}"
             finally:
                 scope.cancel()
                 with trio.CancelScope(shield=True):
                     await ended.wait()
-
-    async def _listen(
-        self,
-        listeners: list[trio.SocketListener],
-        ended: trio.Event,
-        task_status: trio.TaskStatus[trio.CancelScope],
-    ) -> None:
-        try:
-            with trio.CancelScope() as scope:
-                async with trio.open_nursery() as nursery:
-                    task_status.started(scope)
-                    await trio.serve_listeners(self._connect, listeners, handler_nursery=nursery)
-        finally:
-            ended.set()
 
     async def open_stream(self) -> trio.abc.HalfCloseableStream:
         """Connect in memory: one end of a stream whose other end is served as a TCP connection is.
@@ -263,11 +158,9 @@ class Server:
         Raises:
             RuntimeError: the server is not running.
         """
-        nursery = self._running()
+        nursery = self._host.nursery()
         await trio.lowlevel.checkpoint()
-        ours, theirs = pipe(_IN_MEMORY_ROOM)
-        nursery.start_soon(self._connect, ours)
-        return theirs
+        return self._node.open_stream(nursery)
 
     @asynccontextmanager
     async def open_client(
@@ -279,7 +172,7 @@ class Server:
     ) -> AsyncGenerator[Client, None]:
         """Open a client of this server in memory: real frames, no socket, any clock.
 
-        Runs the server, where it is not running yet, for the length of the block.
+        Runs the server for the length of the block, where the block is not inside another one.
 
         Args:
             token: what the client authenticates with. By default the first of the server's tokens,
@@ -306,20 +199,6 @@ class Server:
 
         async with self.run(), open_over(connect, url, token=token, **options) as client:
             yield client
-
-    def _running(self) -> trio.Nursery:
-        if self._nursery is None:
-            raise RuntimeError("the server is not running; enter run() or serve() first")
-        return self._nursery
-
-    async def _connect(self, stream: trio.abc.HalfCloseableStream) -> None:
-        steering = self._steering
-        with trio.CancelScope() as scope:
-            steering.connections[scope] = None
-            try:
-                await HttpConnection(self._hub, SteeredStream(stream, steering)).run()
-            finally:
-                del steering.connections[scope]
 
     # Steering
 
@@ -393,7 +272,7 @@ class Server:
         job = self._store.jobs.get(job_id)
         if job is None:
             raise LookupError(f"there is no job {job_id!r}")
-        await self._engine.run_job(job)
+        await self._engine.workers.run_job(job)
         return job_view(job)
 
     def publish(self, type: str, topic: str, data: Mapping[str, object]) -> None:
@@ -404,7 +283,7 @@ class Server:
             topic: what it is about: ``"job:<id>"`` or ``"workflow:<id>"``.
             data: its fields.
         """
-        self._engine.publish(type, topic, dict(data))
+        self._engine.publisher.raw(type, topic, dict(data))
 
     async def idle(self) -> None:
         """Wait until nothing moves by itself.
@@ -412,56 +291,22 @@ class Server:
         Then no job that a function is registered for is running or will be tried again, and each
         run has ended or waits for an event. Jobs of queues that no worker takes do not count.
         """
-        await self._engine.idle()
+        await self._dispatcher.idle()
 
     # Looking in
 
-    def assert_enqueued(
-        self, name: str, payload: object = ANYTHING, *, count: int | None = None
-    ) -> list[JobView]:
-        """Assert that jobs called *name* were enqueued; returns them, oldest first.
+    def forget(self) -> None:
+        """Forget what is over: ended jobs and runs, events, and workflow events nobody has taken.
 
-        Args:
-            name: the job's name.
-            payload: what its payload is equal to, by way of JSON; anything without.
-            count: how many there are; at least one without.
-
-        Raises:
-            AssertionError: there are not; the message shows those there are, and how they differ.
+        What is under way stays. Jobs that run for ever, as no function is registered for their
+        name, are forgotten, too. Use it between tests that share a server.
         """
-        jobs = self.jobs(name)
-        ids = check_found(
-            f"jobs called {name!r}", payload, count, [(job.id, job.payload) for job in jobs]
-        )
-        return [job for job in jobs if job.id in ids]
-
-    def assert_started(
-        self, name: str, input: object = ANYTHING, *, count: int | None = None
-    ) -> list[RunView]:
-        """Assert that runs of the workflow *name* were started; as `assert_enqueued`."""
-        runs = self.runs(name)
-        ids = check_found(f"runs of {name!r}", input, count, [(run.id, run.input) for run in runs])
-        return [run for run in runs if run.id in ids]
-
-    def jobs(self, name: str | None = None, state: str | None = None) -> list[JobView]:
-        """The jobs, oldest first; those called *name* and in *state* where these are given."""
-        return [
-            job_view(job)
-            for job in self._store.jobs.values()
-            if name in {None, job.name} and state in {None, job.state}
-        ]
-
-    def runs(self, name: str | None = None, state: str | None = None) -> list[RunView]:
-        """The workflow runs, oldest first; those called *name* and in *state* where given."""
-        return [
-            run_view(run)
-            for run in self._store.runs.values()
-            if name in {None, run.name} and state in {None, run.state}
-        ]
+        super().forget()
+        self._hub.broker.history.clear()
 
     @property
     def events(self) -> list[PublishedEvent]:
-        """The events published, oldest first: the last 100,000 of them."""
+        """The events published, oldest first: the last of them, as many as *keep* says."""
         return list(self._hub.broker.history)
 
     @property
@@ -473,8 +318,8 @@ class Server:
         """Counts, at this moment."""
         broker = self._hub.broker
         return ServerStatistics(
-            jobs=_count(job.state for job in self._store.jobs.values()),
-            runs=_count(run.state for run in self._store.runs.values()),
+            jobs=count(job.state for job in self._store.jobs.values()),
+            runs=count(run.state for run in self._store.runs.values()),
             connections=len(self._hub.connections),
             topics=broker.topic_count,
             frames=self._hub.methods.frames,
@@ -485,19 +330,22 @@ class Server:
         )
 
 
-def _count(states: Iterable[str]) -> dict[str, int]:
-    counts: dict[str, int] = {}
-    for state in states:
-        counts[state] = counts.get(state, 0) + 1
-    return counts
+class _Work:
+    """A server's work, which moves from block to block."""
 
+    def __init__(self, node: Node, dispatcher: Dispatcher) -> None:
+        self._node = node
+        self._dispatcher = dispatcher
 
-def _url_host(host: str) -> str:
-    """How to reach *host*: a wildcard address by loopback, an IPv6 address in brackets."""
-    try:
-        address = ipaddress.ip_address(host)
-    except ValueError:
-        return host
-    if address.is_unspecified:
-        return "127.0.0.1" if address.version == 4 else "[::1]"
-    return str(address) if address.version == 4 else f"[{address}]"
+    async def begin(self, nursery: trio.Nursery) -> None:
+        self._node.hub.clock.follow(trio.current_time)
+        self._node.engine.start(nursery)
+        self._dispatcher.nodes = [self._node.engine]
+        await nursery.start(self._dispatcher.run)
+
+    async def move(self, nursery: trio.Nursery) -> None:
+        self._node.engine.move(nursery)
+        await nursery.start(self._dispatcher.run)
+
+    def end(self) -> None:
+        self._node.engine.move(None)

@@ -120,13 +120,17 @@ class Subscriber:
 
 
 class Broker:
-    """All subscribers, by topic."""
+    """All subscribers, by topic.
 
-    def __init__(self, quirks: Quirks = RECORDED) -> None:
+    Args:
+        keep: how many events are remembered.
+    """
+
+    def __init__(self, quirks: Quirks = RECORDED, keep: int = KEPT_EVENTS) -> None:
         self._queues = not quirks.silent_queues
         self._by_topic: dict[str, dict[Subscriber, None]] = {}
         self._subscribers: set[Subscriber] = set()
-        self.history: deque[PublishedEvent] = deque(maxlen=KEPT_EVENTS)
+        self.history: deque[PublishedEvent] = deque(maxlen=keep)
         self.published = 0
         """Events published."""
         self.deliveries = 0

@@ -68,6 +68,11 @@ def rfc3339_seconds(ns: int) -> str:
     return f"{_second(ns // NS_PER_SECOND)}Z"
 
 
+def to_microseconds(ns: int) -> int:
+    """A stamp without its last three digits, which databases do not keep."""
+    return ns // 1000 * 1000
+
+
 def frame_id(ns: int) -> str:
     """The id of a frame made at *ns*: ``YYYYMMDDhhmmss`` and nine digits of fraction."""
     seconds, fraction = divmod(ns, NS_PER_SECOND)

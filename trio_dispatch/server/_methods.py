@@ -7,9 +7,8 @@ with its request. Each transport says so in its `Caller`.
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 import attrs
 import msgspec
@@ -18,15 +17,26 @@ import trio
 from trio_dispatch._wire.frames import ErrorCode, Method
 from trio_dispatch.server import _wire
 from trio_dispatch.server._broker import InvalidTopic, Subscriber, check_topic
-from trio_dispatch.server._clock import rfc3339
 from trio_dispatch.server._engine import Engine
 from trio_dispatch.server._identity import Identity, scope_of
 from trio_dispatch.server._ids import JOB_PREFIX, RUN_PREFIX, InvalidId, check_id
+from trio_dispatch.server._mailbox import EventRow
 from trio_dispatch.server._quirks import Quirks
+from trio_dispatch.server._rows import Rows
 from trio_dispatch.server._steering import Steering
-from trio_dispatch.server._store import CANCELLED, COMPLETED, FAILED, JobRow, RunRow, StepRow
+from trio_dispatch.server._store import CANCELLED, COMPLETED, FAILED, StoreAway
 
 R = TypeVar("R", bound=msgspec.Struct)
+
+_UNREACHABLE: Final = (
+    "failed to connect to `user=postgres database=dispatch`: 127.0.0.1:25432 (127.0.0.1): "
+    "dial error: dial tcp 127.0.0.1:25432: connect: connection refused"
+)
+_NULL_PAYLOAD: Final = (
+    'ERROR: null value in column "payload" of relation "dispatch_jobs" violates not-null '
+    "constraint (SQLSTATE 23502)"
+)
+"""What a database says (recordings `store_away` and `postgres_jobs`)."""
 
 
 @attrs.define(kw_only=True, eq=False)
@@ -113,74 +123,6 @@ def _text(raw: msgspec.Raw) -> bytes | None:
     return bytes(raw) or None
 
 
-def _base64(data: bytes | None) -> str | None:
-    return None if data is None else base64.b64encode(data).decode("ascii")
-
-
-def job_data(job: JobRow) -> dict[str, Any]:
-    """A job as ``job.get`` tells it: fields in the server's order, some of them only when set."""
-    data: dict[str, Any] = {
-        "created_at": rfc3339(job.created_at),
-        "updated_at": rfc3339(job.updated_at),
-        "id": job.id,
-        "name": job.name,
-        "queue": job.queue,
-        "payload": _base64(job.payload),
-        "state": job.state,
-        "priority": job.priority,
-        "max_retries": job.max_retries,
-        "retry_count": job.retry_count,
-    }
-    if job.last_error:
-        data["last_error"] = job.last_error
-    if job.scope_app_id:
-        data["scope_app_id"] = job.scope_app_id
-    if job.scope_org_id:
-        data["scope_org_id"] = job.scope_org_id
-    data["worker_id"] = ""
-    data["run_at"] = rfc3339(job.run_at)
-    if job.started_at is not None:
-        data["started_at"] = rfc3339(job.started_at)
-    if job.completed_at is not None:
-        data["completed_at"] = rfc3339(job.completed_at)
-    data["timeout"] = job.timeout_ns
-    return data
-
-
-def run_data(run: RunRow) -> dict[str, Any]:
-    """A run as ``workflow.get`` tells it. It never has an ``output``."""
-    data: dict[str, Any] = {
-        "created_at": rfc3339(run.created_at),
-        "updated_at": rfc3339(run.updated_at),
-        "id": run.id,
-        "name": run.name,
-        "state": run.state,
-        "input": _base64(run.input),
-    }
-    if run.error:
-        data["error"] = run.error
-    if run.scope_app_id:
-        data["scope_app_id"] = run.scope_app_id
-    if run.scope_org_id:
-        data["scope_org_id"] = run.scope_org_id
-    data["started_at"] = rfc3339(run.started_at)
-    if run.completed_at is not None:
-        data["completed_at"] = rfc3339(run.completed_at)
-    data["version"] = 1
-    if run.parent_run_id:
-        data["parent_run_id"] = run.parent_run_id
-    return data
-
-
-def step_data(step: StepRow) -> dict[str, Any]:
-    """A step as ``workflow.timeline`` tells it."""
-    data: dict[str, Any] = {"step_name": step.step_name}
-    if step.data is not None:
-        data["data"] = _base64(step.data)
-    data["created_at"] = rfc3339(step.created_at)
-    return data
-
-
 class Methods:
     """The dispatch table, over one engine.
 
@@ -196,7 +138,9 @@ class Methods:
         self._steering = steering
         self._store = engine.store
         self._broker = engine.broker
+        self._rows = Rows(quirks)
         self._federation_id = federation_id
+        self._noticed_away = False
         self.frames = 0
         """Frames handled."""
         self._table: Mapping[str, Callable[[Caller, msgspec.Raw], Awaitable[object]]] = {
@@ -242,10 +186,28 @@ class Methods:
             return _wire.error(clock, frame, exc.code, exc.message)
         return _wire.response(clock, frame, data)
 
+    # The store. What each method answers while it is away is recorded (`store_away`).
+
+    def _failure(self) -> str:
+        """Why the store cannot be reached; empty where it can."""
+        if not self._store.away:
+            self._noticed_away = False
+            return ""
+        if self._noticed_away:
+            return _UNREACHABLE
+        self._noticed_away = True
+        return "unexpected EOF"
+
     # Jobs
 
     async def _enqueue(self, caller: Caller, data: msgspec.Raw) -> object:
         request = _read(data, _Enqueue)
+        failure = self._failure()
+        if not failure and self._quirks.needs_payload and not bytes(request.payload):
+            failure = _NULL_PAYLOAD
+        if failure:
+            text = f"enqueue failed: dispatch/bun: enqueue job: pgdriver: exec: {failure}"
+            raise Refused(ErrorCode.INTERNAL, text)
         job = self._engine.enqueue(
             request.name or "",  # an empty name is accepted (recording `job_errors`)
             _text(request.payload),
@@ -257,20 +219,24 @@ class Methods:
 
     async def _get_job(self, _caller: Caller, data: msgspec.Raw) -> object:
         job_id = _read_id(_read(data, _JobId).job_id, JOB_PREFIX, "job")
+        failure = self._failure()
+        if failure:
+            text = f"job not found: dispatch/bun: get job: {failure}"
+            raise Refused(ErrorCode.NOT_FOUND, text)
         job = self._store.jobs.get(job_id)
         if job is None:
             raise Refused(ErrorCode.NOT_FOUND, "job not found: dispatch: job not found")
-        return job_data(job)
+        return self._rows.job(job)
 
     async def _cancel_job(self, _caller: Caller, data: msgspec.Raw) -> object:
         job_id = _read_id(_read(data, _JobId).job_id, JOB_PREFIX, "job")
-        job = self._store.jobs.get(job_id)
+        job = None if self._failure() else self._store.jobs.get(job_id)
         if job is None:
             raise Refused(ErrorCode.NOT_FOUND, "job not found")
         if not self._quirks.cancel_rewrites:
             if job.state in {COMPLETED, FAILED, CANCELLED}:
                 raise Refused(ErrorCode.CONFLICT, f"the job is {job.state} already")
-            self._engine.cancel_job(job)
+            self._engine.workers.cancel(job)
             return {"status": "cancelled"}
         self._store.cancel_job(job, self._engine.clock.now())
         return {"status": "cancelled"}
@@ -285,8 +251,14 @@ class Methods:
         except LookupError as exc:
             message = f"workflow start failed: {exc.args[0]}"
             raise Refused(ErrorCode.INTERNAL, message) from None
+        except StoreAway:
+            message = (
+                f'workflow start failed: create run for workflow "{name}": dispatch/bun: '
+                f"create run: pgdriver: exec: {self._failure()}"
+            )
+            raise Refused(ErrorCode.INTERNAL, message) from None
         if not self._quirks.runs_block and not caller.cancels_runs:
-            return {"run_id": run.row.id, "name": name, "state": run.row.state}
+            return {"run_id": run.row.id, "name": name, "state": run.state}
         caller.blocked = True
         try:
             await run.done.wait()
@@ -296,25 +268,44 @@ class Methods:
             raise
         finally:
             caller.blocked = False
-        return {"run_id": run.row.id, "name": name, "state": run.row.state}
+        return {"run_id": run.row.id, "name": name, "state": run.state}
 
     async def _get_run(self, _caller: Caller, data: msgspec.Raw) -> object:
         run_id = _read_id(_read(data, _RunId).run_id, RUN_PREFIX, "run")
+        failure = self._failure()
+        if failure:
+            text = f"run not found: dispatch/bun: get run: {failure}"
+            raise Refused(ErrorCode.NOT_FOUND, text)
         run = self._store.runs.get(run_id)
         if run is None:
             raise Refused(ErrorCode.NOT_FOUND, "run not found: dispatch: run not found")
-        return run_data(run)
+        return self._rows.run(run)
 
     async def _timeline(self, _caller: Caller, data: msgspec.Raw) -> object:
         run_id = _read_id(_read(data, _RunId).run_id, RUN_PREFIX, "run")
+        failure = self._failure()
+        if failure:
+            text = (
+                f"timeline failed: list checkpoints for run {run_id}: dispatch/bun: "
+                f"list checkpoints: pgdriver: query: {failure}"
+            )
+            raise Refused(ErrorCode.INTERNAL, text)
         run = self._store.runs.get(run_id)
         # An unknown run has an empty timeline (recording `workflows`).
-        return [] if run is None else [step_data(step) for step in run.steps]
+        return [] if run is None else [self._rows.step(step) for step in run.steps.values()]
 
     async def _post_event(self, caller: Caller, data: msgspec.Raw) -> object:
         request = _read(data, _Event)
-        event = self._engine.post_event(request.name or "", _text(request.payload), caller.identity)
+        event = self._post(caller, request)
         return {"event_id": event.id, "name": event.name}
+
+    def _post(self, caller: Caller, request: _Event) -> EventRow:
+        failure = self._failure()
+        if failure:
+            text = f"publish event failed: dispatch/bun: publish event: pgdriver: exec: {failure}"
+            raise Refused(ErrorCode.INTERNAL, text)
+        name, payload = request.name or "", _text(request.payload)
+        return self._engine.post_event(name, payload, caller.identity)
 
     # Subscriptions
 
@@ -373,5 +364,5 @@ class Methods:
     async def _federation_event(self, caller: Caller, data: msgspec.Raw) -> object:
         self._local_id()
         request = _read(data, _Event)
-        event = self._engine.post_event(request.name or "", _text(request.payload), caller.identity)
+        event = self._post(caller, request)
         return {"event_id": event.id, "name": event.name, "source": request.source or ""}

@@ -39,6 +39,48 @@ class Quirks:
     """``job.cancel`` rewrites any job's state, lets a running attempt go on and publishes nothing
     ("Jobs"). Without: a finished job is a 409, a running attempt is cancelled, and there is an
     event ``job.cancelled``."""
+    definitions_ignored: bool = True
+    """``max_retries`` and ``timeout`` of a job's definition do not count for jobs that come over
+    the wire: those always have 3 retries and 5 minutes ("Jobs"). Without: they count."""
+    strays_start: bool = True
+    """``job.started`` is published for a job whose name nobody knows, too, and minutes later again
+    ("Jobs"). Without: such a job runs for ever without an event."""
+    late_starts: bool = True
+    """Half of the jobs are started a moment (up to a millisecond) after they were enqueued, so
+    that a subscription to ``job:<id>`` that is made right after the enqueue catches
+    ``job.started`` half of the time. Without: workers start jobs at once."""
+    slow_events: float = 0.01
+    """A run that waits for an event looks for it every so many seconds ("Runs and steps"). 0: it
+    goes on at once."""
+    events_in_order: bool = False
+    """Of several kept events of one name the oldest comes first, and a wait for a match looks at
+    the oldest alone, so that one that does not match blocks it ("Runs and steps"). Without: any of
+    them comes first."""
+    events_release_two: bool = False
+    """One event may release two waiting runs ("Several servers on one store")."""
+    needs_payload: bool = False
+    """A job without payload is refused with 500; an explicit null is not ("Several servers…")."""
+    loses_versions: bool = False
+    """``version`` and ``parent_run_id`` of a run are not kept ("Several servers…")."""
+    rows_as_stored: bool = False
+    """Rows look as a database keeps them: times have microseconds, and the event in a wait's row
+    is not acknowledged yet ("Several servers on one store")."""
+    keeps_cancelled_runs: bool = False
+    """A run that was cancelled over RPC publishes ``workflow.failed`` and stays ``running`` in the
+    store, so that the next start of a server resumes it ("Several servers…")."""
+
+    @classmethod
+    def postgres(cls) -> Quirks:
+        """Those of a server whose store is Postgres: what production, and a cluster, has."""
+        return cls(
+            slow_events=0.05,
+            events_in_order=True,
+            events_release_two=True,
+            needs_payload=True,
+            loses_versions=True,
+            rows_as_stored=True,
+            keeps_cancelled_runs=True,
+        )
 
     @classmethod
     def none(cls) -> Quirks:
@@ -52,6 +94,10 @@ class Quirks:
             topics_as_channels=False,
             drops_refused=False,
             cancel_rewrites=False,
+            definitions_ignored=False,
+            strays_start=False,
+            late_starts=False,
+            slow_events=0.0,
         )
 
 

@@ -98,6 +98,7 @@ class Steering:
         self.revoked: set[str] = set()
         self.connections: dict[trio.CancelScope, None] = {}
         self._thawed: trio.Event | None = None
+        self._running: trio.Event | None = None
 
     async def meet(self, method: str) -> Rule | None:
         """Apply the rules for *method*: wait where one delays, return one that refuses."""
@@ -131,6 +132,27 @@ class Steering:
         """Wait while the server is frozen."""
         while self._thawed is not None:
             await self._thawed.wait()
+
+    @property
+    def stopped(self) -> bool:
+        """Whether the server's work stands still, too."""
+        return self._running is not None
+
+    def stop_work(self) -> None:
+        """Let no attempt and no step end."""
+        if self._running is None:
+            self._running = trio.Event()
+
+    def resume_work(self) -> None:
+        """Go on with the work."""
+        if self._running is not None:
+            self._running.set()
+            self._running = None
+
+    async def wait_running(self) -> None:
+        """Wait while the work stands still."""
+        while self._running is not None:
+            await self._running.wait()
 
     def drop_connections(self) -> int:
         """Drop all connections, without a word; returns how many."""
