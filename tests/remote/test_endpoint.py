@@ -12,7 +12,7 @@ from google.protobuf import any_pb2
 
 from tests.remote.calling import calling, make, run_request
 from trio_dispatch.remote import Endpoint, FunctionError, Status, unmarshal
-from trio_dispatch.remote import _serving as serving
+from trio_dispatch.remote import _connect as connect
 from trio_dispatch.remote._messages import RUN_PATH, RunRequest, RunResponse
 
 
@@ -167,22 +167,6 @@ async def test_garbage_is_answered_and_the_connection_closed(data: bytes, status
     assert answer.split(b" ")[1 if status else 0] == status
 
 
-async def test_repeated_headers_are_joined() -> None:
-    found: list[str] = []
-
-    async def answer(request: serving.HttpRequest) -> serving.HttpResponse:
-        found.append(request.headers["x-a"])
-        return serving.HttpResponse(200, "text/plain", b"")
-
-    ours, theirs = trio.testing.memory_stream_pair()
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(serving.serve_http, theirs, answer, 100)
-        await ours.send_all(b"GET / HTTP/1.1\r\nhost: a\r\nx-a: 1\r\nX-A: 2\r\n\r\n")
-        await ours.receive_some(10)
-        await ours.aclose()
-    assert found == ["1, 2"]
-
-
 async def test_a_connection_that_says_nothing_ends(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
@@ -190,7 +174,7 @@ async def test_a_connection_that_says_nothing_ends(
     async with trio.open_nursery() as nursery:
         nursery.start_soon(make().handle, theirs)
         assert await ours.receive_some(10) == b""
-    assert trio.current_time() == pytest.approx(serving.READ_TIMEOUT)
+    assert trio.current_time() == pytest.approx(connect.READ_TIMEOUT)
 
 
 def test_names_are_checked() -> None:

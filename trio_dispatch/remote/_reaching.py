@@ -10,7 +10,6 @@ from contextlib import aclosing, asynccontextmanager
 from functools import partial
 from typing import Any, Final, cast
 
-import attrs
 import httpx
 import trio
 
@@ -67,14 +66,6 @@ class AttemptFailed(Exception):
         self.message = message.encode("utf-8", "backslashreplace").decode()
 
 
-@attrs.frozen
-class _Place:
-    """Where requests to an endpoint go."""
-
-    transport: httpx.AsyncBaseTransport
-    base: str
-
-
 class Reach:
     """Runs functions at their endpoints.
 
@@ -83,7 +74,6 @@ class Reach:
         signer: signs all requests.
         routes: URLs of endpoints, and where they really are.
         max_answer_size: bytes of an endpoint's answer.
-        connections: that are open at once.
     """
 
     def __init__(
@@ -92,15 +82,15 @@ class Reach:
         signer: Signer,
         routes: dict[str, str],
         max_answer_size: int,
-        connections: int,
     ) -> None:
         self._nursery = nursery
         self._signer = signer
         self._routes = routes
         self._max_answer_size = max_answer_size
-        self._network = httpx.AsyncHTTPTransport(
-            limits=httpx.Limits(max_connections=None, max_keepalive_connections=connections)
-        )
+        self._ssl = httpx.create_ssl_context()
+        self._idle: list[httpx.AsyncBaseTransport] = []
+        """One for each request at a time: what a pool does for each request grows with its
+        connections."""
         self._memory: dict[str, httpx.AsyncBaseTransport] = {}
 
     def add(self, endpoint: Endpoint) -> None:
@@ -109,7 +99,7 @@ class Reach:
 
     async def aclose(self) -> None:
         """Close all connections."""
-        for transport in (self._network, *self._memory.values()):
+        for transport in (*self._idle, *self._memory.values()):
             await transport.aclose()
 
     async def _connect(self, endpoint: Endpoint, address: Address) -> trio.abc.Stream:  # noqa: ARG002
@@ -140,10 +130,11 @@ class Reach:
         if seconds < math.inf:
             headers["connect-timeout-ms"] = str(max(int(seconds * 1000), 1))
         headers |= self._signer.sign(signed_url(endpoint, RUN_PATH), PROTO_TYPE, body)
-        place = self._place(endpoint)
-        request = httpx.Request("POST", place.base + RUN_PATH, headers=headers, content=body)
+        request = httpx.Request(
+            "POST", self._base(endpoint) + RUN_PATH, headers=headers, content=body
+        )
         try:
-            async with _sent(place.transport, request) as response:
+            async with self._sent(endpoint, request) as response:
                 answer = await self._read(response)
         except httpx.ConnectError as exc:
             text = f"cannot connect to {endpoint}: {reason(exc)}"
@@ -166,12 +157,32 @@ class Reach:
             text = f"{endpoint} has answered with what is no RunResponse: {exc}"
             raise AttemptFailed(Status.INVALID_RESPONSE, text) from exc
 
-    def _place(self, endpoint: str) -> _Place:
-        found = self._memory.get(endpoint)
-        if found is None:
-            return _Place(self._network, self._routes.get(endpoint, endpoint))
+    def _base(self, endpoint: str) -> str:
+        """Where requests to *endpoint* really go."""
+        if endpoint not in self._memory:
+            return self._routes.get(endpoint, endpoint)
         path = httpx.URL(endpoint).path.rstrip("/") if endpoint.startswith("http") else ""
-        return _Place(found, f"http://{MEMORY.host}{path}")
+        return f"http://{MEMORY.host}{path}"
+
+    @asynccontextmanager
+    async def _sent(
+        self, endpoint: str, request: httpx.Request
+    ) -> AsyncGenerator[httpx.Response, None]:
+        if endpoint in self._memory:
+            async with _sent(self._memory[endpoint], request) as response:
+                yield response
+            return
+        limits = httpx.Limits(max_connections=None, max_keepalive_connections=1)
+        transport = (
+            self._idle.pop()
+            if self._idle
+            else httpx.AsyncHTTPTransport(verify=self._ssl, limits=limits)
+        )
+        try:
+            async with _sent(transport, request) as response:
+                yield response
+        finally:
+            self._idle.append(transport)
 
     async def _read(self, response: httpx.Response) -> bytes:
         answer = bytearray()

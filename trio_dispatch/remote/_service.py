@@ -210,7 +210,7 @@ class Service:
 
     # Opening
 
-    async def listen(self, host: str, port: int) -> None:
+    async def _listen(self, host: str, port: int) -> None:
         """Listen on a socket as well."""
         listeners = await trio.open_tcp_listeners(port, host=host)
         address = listeners[0].socket.getsockname()
@@ -292,7 +292,7 @@ async def open_service(
 
     async def run(*, task_status: trio.TaskStatus[None]) -> None:
         async with trio.open_nursery() as nursery:
-            reach = Reach(nursery, signer, checked, max_body_size, places)
+            reach = Reach(nursery, signer, checked, max_body_size)
             try:
                 service = Service(
                     api_key=key,
@@ -307,7 +307,7 @@ async def open_service(
                 for endpoint in endpoints:
                     service.add_endpoint(endpoint)
                 if host is not None:
-                    await service.listen(host, port)
+                    await service._listen(host, port)
                 opened.append(service)
                 task_status.started()
                 await trio.sleep_forever()
