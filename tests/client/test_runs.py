@@ -9,36 +9,20 @@ import pytest
 import trio
 import trio.testing
 
-from tests.client.support import WEBSOCKETS, make_server, memory_client, open_memory_client, through
+from tests.client.run_support import EVENTS_OF_THREE_SECONDS, make_run_server
+from tests.client.support import WEBSOCKETS, memory_client, open_memory_client, through
 from trio_dispatch import (
     Client,
     ConnectionLost,
     NotFound,
     RunHandle,
     RunNotKnown,
-    StreamGap,
     WorkflowFailed,
 )
 from trio_dispatch._client.opening import running
-from trio_dispatch.server import Server, Workflow
 from trio_dispatch.testing import FaultyProxy
 
 pytestmark = pytest.mark.wires(*WEBSOCKETS)
-
-
-def make_run_server(**options: Any) -> Server:
-    server = make_server(**options)
-
-    @server.workflow("three-seconds")
-    async def three_seconds(workflow: Workflow, input: Any) -> None:
-        async def step(value: Any) -> Any:
-            return value
-
-        await workflow.step("first", step, input)
-        await workflow.sleep("nap", 3)
-        await workflow.step("last", step, input)
-
-    return server
 
 
 async def test_the_handle_is_known_at_once_and_its_events_come_as_they_happen(
@@ -165,7 +149,7 @@ async def test_the_handle_ends_with_the_truth_whichever_connection_is_cut(
             assert (await run.wait()).state == "completed"
             assert kinds[:2] == ["workflow.started", "workflow.step_completed"]
             assert kinds[-1] == "workflow.completed"
-            assert ("stream.gap" in kinds) == (which != "run")
+            assert ("stream.gap" in kinds) == (which != "main")
 
 
 async def test_a_run_connection_lost_before_the_run_is_known(autojump_clock: object) -> None:
@@ -204,7 +188,7 @@ async def test_scalar_inputs_are_known_when_they_are_answered(
         assert trio.current_time() - start == pytest.approx(3, abs=0.01)
         assert (await run.wait()).input == input
         async with run.events() as events:
-            assert [type(event) async for event in events] == [StreamGap]
+            assert [event.type async for event in events] == EVENTS_OF_THREE_SECONDS
 
 
 async def test_a_huge_input_is_known_at_once(autojump_clock: object) -> None:
@@ -254,7 +238,7 @@ async def test_a_server_that_stores_inputs_in_another_form_stops_the_tagging(
         again = await client.start_workflow("three-seconds", {"n": 2})
         assert (await again.wait()).input == {"n": 2}
         assert [r.input_bytes for r in server.runs()] == [b'{"n":1}', b'{"n":2}']
-        assert client._runs._tagging is False
+        assert client._run_starts.matching.tagging is False
 
 
 async def test_foreign_starts_are_looked_up_once_each_and_never_taken(

@@ -10,7 +10,7 @@ from typing import Final, TypeVar
 
 import msgspec
 
-from trio_dispatch._client.subscriptions import Subscription, Subscriptions
+from trio_dispatch._client.subscriptions import Listener, Subscription, Subscriptions
 from trio_dispatch._link.mailbox import Overflow
 from trio_dispatch._link.requests import Request
 from trio_dispatch._link.supervisor import Supervisor
@@ -21,6 +21,7 @@ from trio_dispatch._wire.errors import ProtocolError
 from trio_dispatch._wire.frames import SAFE_METHODS, Frame, FrameType, Method, WireFrame
 from trio_dispatch._wire.models import (
     Enqueued,
+    Event,
     Job,
     Published,
     Stats,
@@ -185,6 +186,10 @@ class Calls:
         if overflow not in ("raise", "drop_oldest"):
             raise ValueError(f"overflow is 'raise' or 'drop_oldest', not {overflow!r}")
         return self._subscriptions.open(names, buffer, overflow)
+
+    def listen(self, *channels: str, on_event: Callable[[Event], None]) -> Listener:
+        """Give the events of *channels* to *on_event* from now on, without waiting."""
+        return self._subscriptions.listen(*channels, on_event=on_event)
 
 
 def request_frame(method: str, data: object) -> Frame:

@@ -18,7 +18,7 @@ from trio_dispatch._client.observer import ClientObserver
 from trio_dispatch._client.options import ClientSettings
 from trio_dispatch._client.run_connections import RunConnections
 from trio_dispatch._client.run_handle import RunHandle
-from trio_dispatch._client.runs import Runs, encode_input
+from trio_dispatch._client.run_starts import RunStarts, encode_input
 from trio_dispatch._client.subscriptions import Subscription, Subscriptions
 from trio_dispatch._client.waiting import wait_job
 from trio_dispatch._client.watching import RunWatch
@@ -43,9 +43,9 @@ class ClientStatistics:
     undecodable_events: int
     """Events that could not be read, and were dropped."""
     runs: int
-    """Connections that carry a workflow run."""
+    """Starts of workflow runs that are under way, each with a connection or about to get one."""
     runs_waiting: int
-    """Starts that wait for one, as ``max_concurrent_runs`` are in use."""
+    """Starts that wait until one of the ``max_concurrent_runs`` is over."""
     runs_limit: int
 
 
@@ -78,9 +78,9 @@ class Client:
         self._calls = Calls(self._link, self._subscriptions)
         self._background = Background(self._calls.why_ended)
         self._run_connections = RunConnections(
-            settings.run_link, settings.max_concurrent_runs, self._calls.why_ended
+            self._link, settings.link, settings.run_link, settings.max_concurrent_runs
         )
-        self._runs = Runs(self._calls, self._subscriptions, self._run_connections, self._background)
+        self._run_starts = RunStarts(self._calls, self._run_connections, self._background)
 
     def __repr__(self) -> str:
         return self._link.describe("Client")
@@ -125,14 +125,16 @@ class Client:
 
     def statistics(self) -> ClientStatistics:
         """Count what the client has done and is doing."""
+        places = self._run_connections.places.statistics()
         return ClientStatistics(
             link=self._link.statistics(),
             subscriptions=len(self._subscriptions),
             wanted_channels=len(self._subscriptions.wanted),
-            undecodable_events=self._subscriptions.undecodable,
-            runs=self._run_connections.in_use,
-            runs_waiting=self._run_connections.waiting,
-            runs_limit=self._run_connections.limit,
+            undecodable_events=self._subscriptions.undecodable
+            + self._run_starts.matching.undecodable,
+            runs=places.borrowed_tokens,
+            runs_waiting=places.tasks_waiting,
+            runs_limit=self._settings.max_concurrent_runs,
         )
 
     async def aclose(self) -> None:
@@ -263,7 +265,7 @@ class Client:
         """
         self._needs_websocket("start_workflow()")
         text = encode_input(name, input)
-        return RunHandle(self._calls, await self._runs.start(name, text))
+        return RunHandle(self._calls, await self._run_starts.start(name, text))
 
     async def run_workflow(
         self, name: str, input: object = msgspec.UNSET, *, cancel_with_scope: bool = False
@@ -291,7 +293,9 @@ class Client:
                 raise NotSupported(
                     "cancel_with_scope=True goes by HTTP: pip install 'trio-dispatch[http]'"
                 ) from exc
-            return await run_in_scope(self._calls, self._link, self._background, name, text)
+            return await run_in_scope(
+                self._calls, self._link, self._settings.link, self._background, name, text
+            )
         self._needs_websocket(
             "run_workflow() without cancel_with_scope=True", "cancel_with_scope=True"
         )
@@ -373,10 +377,7 @@ class Client:
         if method != Method.WORKFLOW_START:
             return await self._calls.request(frame, safe=safe or is_safe(method))
         self._needs_websocket(f"request({method!r})")
-        text = self._calls.check_frame(frame)
-        await trio.lowlevel.checkpoint()
-        self._calls.check_open()
-        return decode_answer(method, await self._run_connections.carry(frame, text).wait())
+        return decode_answer(method, await self._run_starts.send(frame))
 
     async def send(self, frame: Frame) -> None:
         """Send a frame as it is, without waiting for an answer. Returns when it is written.

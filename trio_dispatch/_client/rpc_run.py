@@ -1,20 +1,21 @@
-"""A run that its HTTP request holds: it ends on the server when the request goes away.
+"""A run that belongs to an HTTP request: it ends on the server when the request goes away.
 
 Imported only when it is asked for, because it needs httpx.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from typing import Final
 
 import trio
 
 from trio_dispatch._client.background import Background
 from trio_dispatch._client.calls import Calls, start_frame
-from trio_dispatch._client.run_connections import CarriedRequest
-from trio_dispatch._client.runs import read_started
-from trio_dispatch._client.watching import finished_run
+from trio_dispatch._client.run_starts import read_started
+from trio_dispatch._client.run_state import ask_for_end
 from trio_dispatch._link.http.wire import HttpWire, Interrupted, NotAFrame, NotDelivered
+from trio_dispatch._link.reconnecting import Reconnecting
+from trio_dispatch._link.settings import LinkSettings
 from trio_dispatch._link.supervisor import Supervisor
 from trio_dispatch._wire.errors import (
     ConnectFailed,
@@ -22,64 +23,122 @@ from trio_dispatch._wire.errors import (
     DispatchError,
     ProtocolError,
     WorkflowFailed,
+    fresh,
     request_error,
 )
-from trio_dispatch._wire.frames import Method
-from trio_dispatch._wire.models import WorkflowRun
+from trio_dispatch._wire.frames import Frame, Method, WireFrame
+from trio_dispatch._wire.models import RUN_END_STATES, WorkflowRun
+
+UNAVAILABLE: Final = 503
+"""The status by which a proxy says that no server took the request."""
 
 
 async def run_in_scope(
-    calls: Calls, link: Supervisor, background: Background, name: str, text: bytes
+    calls: Calls,
+    link: Supervisor,
+    settings: LinkSettings,
+    background: Background,
+    name: str,
+    text: bytes,
 ) -> WorkflowRun:
     """Start a workflow by RPC, and wait for its end. Cancelled, it cancels the run.
 
     Args:
         calls: asks for the run when it has ended.
         link: knows the address and the token.
+        settings: how often to try again when there is no connection.
         background: where the request lives, which ends with the client.
         name: the workflow's name.
         text: its encoded input.
     """
     frame = start_frame(name, text)
-    encoded = calls.check_frame(frame)
+    calls.check_frame(frame)
     await trio.lowlevel.checkpoint()
     calls.check_open()
-    carried = CarriedRequest(frame, encoded)
-    background.spawn(_carry, carried, link, calls.why_ended)
-    started = read_started(await carried.wait())
-    run = await finished_run(calls, started.run_id)
+    call = _RpcCall(calls, link, settings, frame)
+    background.spawn(call.carry_out)
+    started = read_started(await call.wait())
+    ended = started.state if started.state in RUN_END_STATES else None
+    run = await ask_for_end(calls, started.run_id, lambda: ended)
     if run.state == "failed":
         raise WorkflowFailed(run)
     return run
 
 
-async def _carry(
-    carried: CarriedRequest, link: Supervisor, why_ended: Callable[[], Exception]
-) -> None:
-    """Send *carried* by RPC and settle it. When its scope is cancelled, the request is closed."""
-    method = Method.WORKFLOW_START
-    error: DispatchError
-    try:
-        with carried.scope:
-            token = await link.get_token()
-            async with HttpWire(link.address, link.dial, token) as wire:
-                answer = await wire.post(carried.request.frame)
-            if answer.error is not None:
-                carried.settle(None, request_error(answer.error, method))
-            carried.settle(answer, None)
-    except NotDelivered as exc:
-        error = ConnectFailed(f"{method}: cannot connect to {link.address.shown} by HTTP: {exc}")
-        error.__cause__ = exc
-        carried.settle(None, error)
-    except Interrupted as exc:
-        error = ConnectionLost(
-            f"{method} was sent by HTTP, and the run ends with its request: {exc}", True
-        )
-        error.__cause__ = exc
-        carried.settle(None, error)
-    except NotAFrame as exc:
-        error = ProtocolError(f"{method} by HTTP: {exc}")
-        error.__cause__ = exc
-        carried.settle(None, error)
-    finally:
-        carried.settle(None, why_ended())
+class _RpcCall:
+    """One request by HTTP, in a task of its own that ends with the client or with its caller."""
+
+    def __init__(
+        self, calls: Calls, link: Supervisor, settings: LinkSettings, frame: Frame
+    ) -> None:
+        self._calls = calls
+        self._link = link
+        self._reconnecting = Reconnecting(settings, first=False)
+        self._frame = frame
+        self._scope = trio.CancelScope()
+        self._done = trio.Event()
+        self._answer: WireFrame | None = None
+        self._error: Exception | None = None
+
+    async def wait(self) -> WireFrame:
+        """Wait for the answer. Cancelled, it closes the request."""
+        try:
+            await self._done.wait()
+        except trio.Cancelled:
+            self._scope.cancel()
+            raise
+        if self._error is not None:
+            raise fresh(self._error)
+        assert self._answer is not None
+        return self._answer
+
+    async def carry_out(self) -> None:
+        """Send the request when there is a connection, and keep its answer."""
+        try:
+            with self._scope:
+                answer = await self._send_when_possible()
+                if answer.error is not None:
+                    self._error = request_error(answer.error, Method.WORKFLOW_START)
+                self._answer = answer
+        except DispatchError as exc:
+            self._error = exc
+        finally:
+            if self._answer is None and self._error is None:
+                self._error = self._calls.why_ended()
+            self._done.set()
+
+    async def _send_when_possible(self) -> WireFrame:
+        """Send it once; try again only when it certainly reached no server."""
+        while True:
+            await self._link.wait_connected()
+            token = await self._get_token()
+            try:
+                return await self._send(token)
+            except ConnectFailed as exc:
+                error = self._reconnecting.failed(exc)
+                if error is not None:
+                    raise error from exc.__cause__
+                delay = self._reconnecting.delay(exc)
+            await trio.sleep(delay)
+
+    async def _send(self, token: str | None) -> WireFrame:
+        method, shown = Method.WORKFLOW_START, self._link.address.shown
+        try:
+            async with HttpWire(self._link.address, self._link.dial, token) as wire:
+                return await wire.post(self._frame)
+        except NotDelivered as exc:
+            raise ConnectFailed(f"{method}: cannot connect to {shown} by HTTP: {exc}") from exc
+        except Interrupted as exc:
+            raise ConnectionLost(
+                f"{method} was sent by HTTP, and the run ends with its request: {exc}", True
+            ) from exc
+        except NotAFrame as exc:
+            if exc.status == UNAVAILABLE:
+                raise ConnectFailed(f"{method}: {shown} is not available: {exc}") from exc
+            raise ProtocolError(f"{method} by HTTP: {exc}") from exc
+
+    async def _get_token(self) -> str | None:
+        within = self._link.dial.connect_timeout
+        with trio.move_on_after(within):
+            return await self._link.get_token()
+        raise ConnectFailed(f"the token provider did not return within {within:g} s")

@@ -1,220 +1,322 @@
-"""The connections that carry ``workflow.start``.
+"""The connections on which runs are started.
 
 The server answers ``workflow.start`` when the run has ended, and answers nothing else on that
-connection meanwhile (protocol, "Session"). So a start never travels on the main connection: each
-has one of its own, out of at most ``max_concurrent_runs``, and further starts wait in order.
+connection until then (protocol, "Session"). So a start never travels on the main connection. Each
+has a connection of its own, which
 
-A connection belongs to a worker task, which takes one start after another. An idle one is kept for
-half a minute, and pinged before it is used again.
+- goes where the main connection is now, as another address of a list may lead to another store;
+- is subscribed to ``workflows`` before the start, as it alone is sure to hear the run's events
+  behind a load balancer (recording ``run_connection_hears``);
+- is pinged while the run blocks it, so that no proxy finds it idle. The pongs arrive after the run,
+  so a missing pong says nothing there.
+
+At most ``max_concurrent_runs`` starts have a place at once, and further ones wait in order. When a
+start is over its connection is kept for half a minute. It is used again if the server still answers
+on it.
 """
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from datetime import datetime
 from typing import Final
 
+import attrs
 import trio
 
+from trio_dispatch._link.reconnecting import Reconnecting
 from trio_dispatch._link.requests import Request
 from trio_dispatch._link.settings import LinkSettings
 from trio_dispatch._link.supervisor import Supervisor
-from trio_dispatch._transport.block import in_background
-from trio_dispatch._wire.errors import ClientClosed, DispatchError, fresh
-from trio_dispatch._wire.frames import Frame, FrameType, WireFrame
+from trio_dispatch._wire.channels import WORKFLOWS
+from trio_dispatch._wire.errors import ConnectFailed, ConnectionLost, DispatchError, RequestError
+from trio_dispatch._wire.frames import Frame, FrameType, Method, WireFrame
 from trio_dispatch._wire.session import Ready
+from trio_dispatch._wire.url import Address
 
 IDLE_TIME: Final = 30.0
 """Seconds for which an idle connection is kept."""
 
 CHECK_TIME: Final = 2.0
-"""Seconds in which an idle connection must answer a ping to be used again."""
+"""Seconds in which an idle connection must answer to be used again."""
 
 
-class _Unobserved:
-    """A run connection has neither subscriptions nor strays that anybody wants."""
+class Start:
+    """One ``workflow.start`` on its way.
 
-    async def run(self) -> None:
-        """Nothing to do."""
-
-    def on_ready(self, ready: Ready) -> None:
-        """Nothing to restore."""
-
-    def on_lost(self, since: datetime | None) -> None:
-        """Nothing to mark."""
-
-    def on_channel_lost(self, channel: str) -> None:
-        """Nothing was subscribed."""
-
-    def on_push(self, frame: WireFrame) -> None:
-        """Run connections never subscribe."""
-
-    def on_stray(self, frame: WireFrame) -> None:
-        """Nothing was sent besides."""
-
-    def on_end(self, error: DispatchError | None) -> None:
-        """The start has its own answer."""
-
-
-class CarriedRequest:
-    """A request that is carried by a connection of its own."""
+    Args:
+        frame: what to send.
+        text: its JSON text.
+    """
 
     def __init__(self, frame: Frame, text: bytes) -> None:
+        self._frame = frame
+        self._text = text
         self.request = Request(frame, text)
-        self.answer: WireFrame | None = None
-        self.error: Exception | None = None
-        self.done = trio.Event()
-        self.under_way = trio.Event()
-        """Set when it is handed to a connection, or done."""
         self.scope = trio.CancelScope()
-        self.counted_out = False
+        """Around all that is done for it."""
+        self.under_way = trio.Event()
+        """Set when a connection has taken it, or none will."""
 
-    def settle(self, answer: WireFrame | None, error: Exception | None) -> None:
-        """It is answered, or never will be. Only the first word counts."""
-        if not self.done.is_set():
-            self.answer, self.error = answer, error
-            self.done.set()
-            self.under_way.set()
+    def renew(self) -> None:
+        """It was never written, and goes to another connection."""
+        self.request = Request(self._frame, self._text)
 
     def abandon(self) -> None:
-        """Nobody waits any more: unwritten, it is never sent."""
+        """Nobody waits for it any more: if it is not written yet, it is never sent."""
         if not self.request.written:
             self.scope.cancel()
 
-    async def wait(self) -> WireFrame:
-        """Wait for the answer. Cancelled before the request is written, it is never sent."""
-        try:
-            await self.done.wait()
-        except trio.Cancelled:
-            self.abandon()
-            raise
-        if self.error is not None:
-            raise fresh(self.error)
-        assert self.answer is not None
-        return self.answer
 
-
-class RunConnections:
-    """A bounded number of connections, each with one start at a time.
+class RunConnection:
+    """One connection on which runs are started, one after another.
 
     Args:
-        settings: how each connection behaves.
-        limit: how many there may be at once.
-        why_ended: makes the error for a request that was waiting when the client ended.
+        settings: how it behaves.
+        address: where it leads.
+        ping_interval: seconds between pings while a run blocks it; None for no pings.
     """
 
     def __init__(
-        self, settings: LinkSettings, limit: int, why_ended: Callable[[Request], Exception]
+        self, settings: LinkSettings, address: Address, ping_interval: float | None
     ) -> None:
-        self._why_ended = why_ended
-        self._settings = settings
-        self.limit = limit
-        self.in_use = 0
-        """Connections that carry a start."""
-        self._workers = self._idle = 0
-        self._queue: deque[CarriedRequest] = deque()
-        self._more = trio.lowlevel.ParkingLot()
-        self._nursery: trio.Nursery | None = None
+        self.address = address
+        self.hears = False
+        """Whether it is subscribed to ``workflows``."""
+        self.blocked = False
+        """Whether a start was sent, and is not answered."""
+        self.on_event: Callable[[WireFrame], None] | None = None
+        """Is given the events that arrive."""
+        self.in_use = False
+        self.idle_until = 0.0
+        """When it has been idle for long enough (`trio.current_time`)."""
+        self._ping_interval = ping_interval
+        self._scope = trio.CancelScope()
+        self._link = Supervisor(attrs.evolve(settings, addresses=(address,)), self)
+
+    # What is asked of it.
 
     @property
-    def waiting(self) -> int:
-        """Starts that wait for a connection."""
-        return sum(not carried.scope.cancel_called for carried in self._queue)
+    def closed(self) -> bool:
+        """Whether it is lost or closed."""
+        return self._link.closed
+
+    async def live(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Connect, and stay until it is lost, closed or cancelled.
+
+        It counts as started when it is connected, and raises a `DispatchError` if that fails.
+        """
+        with self._scope:
+            await self._link.run(task_status=task_status)
+
+    async def subscribe(self, within: float) -> bool:
+        """Use it: subscribe to ``workflows``, and see whether the server answers.
+
+        Any answer will do: a token without the scope for it can start runs all the same.
+        """
+        self.in_use = True
+        request = _about_workflows(Method.SUBSCRIBE)
+        with trio.move_on_after(within):
+            try:
+                await self._link.ask(request)
+                self.hears = True
+            except RequestError:
+                self.hears = False
+            except DispatchError:
+                return False
+            return True
+        return False
+
+    async def start(self, start: Start) -> WireFrame:
+        """Send a start and wait for its answer, for as long as the run takes.
+
+        Raises:
+            RequestError: the server refused it, or it failed.
+            ConnectionLost: the connection was lost; ``maybe_delivered`` says whether it was sent.
+        """
+        request = start.request
+        await trio.lowlevel.checkpoint_if_cancelled()
+        if self.closed:
+            raise ConnectionLost(f"the connection to {self.address.shown} was lost")
+        try:
+            self._link.submit(request)
+            self.blocked = True
+            start.under_way.set()
+            answer = await request.wait(self._link.withdraw)
+        finally:
+            answered = request.answer is not None or isinstance(request.error, RequestError)
+            self.blocked = request.written and not answered
+        assert answer is not None
+        return answer
+
+    def rest(self) -> None:
+        """Nobody uses it for the time being: hear of runs no more."""
+        self.on_event = None
+        self.in_use = False
+        self.idle_until = trio.current_time() + IDLE_TIME
+        if self.hears:
+            self.hears = False
+            self._link.submit(_about_workflows(Method.UNSUBSCRIBE))
+
+    def close(self) -> None:
+        """Close it politely, in the background."""
+        self._link.close()
+
+    def abort(self) -> None:
+        """Close it at once: its server does not answer, or not before the end of a run."""
+        self._scope.cancel()
+
+    # What its link reports.
 
     async def run(self) -> None:
-        """Keep the nursery that the connections live in."""
-        try:
-            async with trio.open_nursery() as nursery:
-                self._nursery = nursery
-                await trio.sleep_forever()
-        finally:
-            self._nursery = None
-            while self._queue:
-                self._settle(self._take())
+        """Write a ping now and then while it is in use."""
+        while self._ping_interval is not None:
+            await trio.sleep(self._ping_interval)
+            if self.in_use:
+                self._link.ping()
 
-    def carry(self, frame: Frame, text: bytes) -> CarriedRequest:
-        """Send *frame*, whose JSON text is *text*, on a connection of its own when one is free."""
-        if self._nursery is None:
-            raise ClientClosed("the client is not running")
-        carried = CarriedRequest(frame, text)
-        if not self._idle and self._workers < self.limit:
-            try:
-                self._nursery.start_soon(self._work)
-            except RuntimeError:  # the client is just ending, and its nursery takes nobody in
-                raise self._why_ended(carried.request) from None
-            self._workers += 1
-        self._queue.append(carried)
-        if self._idle:
-            self._more.unpark()
-        return carried
+    def on_push(self, frame: WireFrame) -> None:
+        """An event arrived."""
+        if self.on_event is not None:
+            self.on_event(frame)
 
-    async def _work(self) -> None:
-        """Carry one start after another, until there are no more."""
-        try:
-            carried = await self._next(0)
-            while carried is not None:
-                carried = await self._use_one_connection(carried)
-        finally:
-            self._workers -= 1
+    def on_ready(self, ready: Ready) -> None:
+        """The connection is established."""
 
-    async def _use_one_connection(self, carried: CarriedRequest) -> CarriedRequest | None:
-        """Carry *carried*, and others after it while the connection is good.
+    def on_lost(self, since: datetime | None) -> None:
+        """The connection is lost: the link ends with it."""
 
-        Returns the next start, which needs a connection of its own; None when there is none.
+    def on_channel_lost(self, channel: str) -> None:
+        """Only event streams over HTTP end one by one."""
+
+    def on_stray(self, frame: WireFrame) -> None:
+        """A frame arrived that answers nothing."""
+
+    def on_end(self, error: DispatchError | None) -> None:
+        """The link has ended: whoever waits for an answer is told."""
+
+
+def _about_workflows(method: str) -> Request:
+    return Request(Frame(type=FrameType.REQUEST, method=method, data={"channel": WORKFLOWS}))
+
+
+class RunConnections:
+    """Connections for starts: some in use, some idle, none that leads to another server.
+
+    Args:
+        main: the link of the main connection.
+        main_settings: how often that connects again, and how often it is pinged.
+        settings: how each connection for runs behaves.
+        limit: how many starts have a place at once.
+    """
+
+    def __init__(
+        self, main: Supervisor, main_settings: LinkSettings, settings: LinkSettings, limit: int
+    ) -> None:
+        self._main = main
+        self._main_settings = main_settings
+        self._settings = settings
+        self._log = settings.logger
+        self._idle: list[RunConnection] = []
+        """The one that was used last is the last."""
+        self._became_idle = trio.lowlevel.ParkingLot()
+        self._nursery: trio.Nursery | None = None
+        self.places = trio.CapacityLimiter(limit)
+        """One for each start, from before it has a connection until it is over."""
+
+    async def run(self) -> None:
+        """Keep the nursery that the connections live in, and close idle ones when it is time."""
+        async with trio.open_nursery() as self._nursery:
+            while True:
+                if not self._idle:
+                    await self._became_idle.park()
+                await trio.sleep_until(self._idle[0].idle_until if self._idle else 0)
+                while self._idle and self._idle[0].idle_until <= trio.current_time():
+                    self._idle.pop(0).close()
+
+    async def carry(self, start: Start, use: Callable[[RunConnection], Awaitable[None]]) -> None:
+        """Give *use* a connection for *start*; another one when it was lost before the start.
+
+        Waits for a connection as long as there is none.
+
+        Raises:
+            DispatchError: no connection can be made, the client has ended, or what *use* raises.
         """
-        try:
-            link = Supervisor(self._settings, _Unobserved())
-            async with in_background(link.run, link):
-                while True:
-                    with carried.scope:
-                        carried.under_way.set()
-                        carried.settle(await link.ask(carried.request), None)
-                    self._settle(carried)
-                    following = await self._next(IDLE_TIME)
-                    if following is None or not await self._answers(link):
-                        return following
-                    carried = following
-        except DispatchError as exc:
-            self._settle(carried, exc)
-        finally:
-            self._settle(carried)
-        return await self._next(0)
-
-    async def _next(self, patience: float) -> CarriedRequest | None:
-        """Take the next start in order, waiting *patience* seconds for one."""
-        await trio.lowlevel.checkpoint()
-        with trio.move_on_after(patience):
-            while not self._queue:
-                self._idle += 1
+        while True:
+            async with self._connection() as connection:
                 try:
-                    await self._more.park()
-                finally:
-                    self._idle -= 1
-        while self._queue:
-            carried = self._take()
-            if not carried.scope.cancel_called:
-                return carried
-            self._settle(carried)
+                    await use(connection)
+                except DispatchError as exc:
+                    if start.request.maybe_delivered or isinstance(exc, RequestError):
+                        raise
+                else:
+                    return
+            start.renew()
+            await trio.sleep(self._settings.min_reconnect_delay)
+
+    @asynccontextmanager
+    async def _connection(self) -> AsyncGenerator[RunConnection, None]:
+        connection = await self._take_idle() or await self._open()
+        try:
+            yield connection
+        finally:
+            if connection.blocked:
+                connection.abort()
+            elif not connection.closed:
+                connection.rest()
+                self._idle.append(connection)
+                self._became_idle.unpark_all()
+
+    async def _take_idle(self) -> RunConnection | None:
+        """An idle connection on which the server answers."""
+        await self._main.wait_connected()
+        while self._idle:
+            connection = self._idle.pop()
+            if connection.address != self._main.address:
+                connection.close()
+            elif not connection.closed and await self._is_ready(connection, CHECK_TIME):
+                return connection
         return None
 
-    def _take(self) -> CarriedRequest:
-        self.in_use += 1
-        return self._queue.popleft()
+    async def _open(self) -> RunConnection:
+        """A new connection, to where the main connection is; tries again as that would."""
+        reconnecting = Reconnecting(self._main_settings, first=False)
+        while True:
+            await self._main.wait_connected()
+            try:
+                return await self._connect(self._main.address)
+            except DispatchError as exc:
+                error = reconnecting.failed(exc)
+                if error is not None:
+                    raise error from exc.__cause__
+                delay = reconnecting.delay(exc)
+                self._log.info("no connection for a run: %s; trying again in %.3g s", exc, delay)
+            await trio.sleep(delay)
 
-    def _settle(self, carried: CarriedRequest, error: Exception | None = None) -> None:
-        """*carried* is over: nobody stays waiting, whatever happened."""
-        if not carried.counted_out:
-            carried.counted_out = True
-            self.in_use -= 1
-        carried.settle(None, error or self._why_ended(carried.request))
-
-    async def _answers(self, link: Supervisor) -> bool:
-        """Whether an idle connection is still good."""
+    async def _connect(self, address: Address) -> RunConnection:
+        heartbeat = self._main_settings.heartbeat
+        connection = RunConnection(
+            self._settings, address, None if heartbeat is None else heartbeat.interval
+        )
+        assert self._nursery is not None
         try:
-            with trio.move_on_after(CHECK_TIME):
-                await link.ask(Request(Frame(type=FrameType.PING)))
-                return True
-        except DispatchError:
-            return False
-        return False
+            await self._nursery.start(connection.live)
+        except RuntimeError:  # the client is just ending, and its nursery is closed
+            raise self._main.why_ended(self._main.error) from None
+        except trio.Cancelled:
+            connection.abort()
+            raise
+        if not await self._is_ready(connection, self._settings.dial.connect_timeout):
+            raise ConnectFailed(f"{address.shown} accepted a connection and did not answer on it")
+        return connection
+
+    async def _is_ready(self, connection: RunConnection, within: float) -> bool:
+        """Whether the server answers on *connection*, which is closed otherwise."""
+        ready = False
+        try:
+            ready = await connection.subscribe(within)
+        finally:
+            if not ready:
+                connection.abort()
+        return ready

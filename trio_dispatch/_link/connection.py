@@ -128,6 +128,12 @@ class Connection:
             task, self._idle_writer = self._idle_writer, None
             trio.lowlevel.reschedule(task)
 
+    def ping(self) -> None:
+        """Write a ping, unless one waits to be written; whatever answers it is a sign of life."""
+        if self.ready and not self.session.has_urgent_data:
+            self.session.ping()
+            self.wake()
+
     def forget(self, request: Request) -> None:
         """Nobody waits any more for the answer to *request*, which was written here."""
         if self.written.get(request.id) is request:

@@ -61,6 +61,9 @@ class AnyConnection(Protocol):
     def wake(self) -> None:
         """There is something to write."""
 
+    def ping(self) -> None:
+        """Show the peer, and every proxy on the way, that the connection is in use."""
+
     def forget(self, request: Request) -> None:
         """Nobody waits any more for the answer to a request that was written here."""
 

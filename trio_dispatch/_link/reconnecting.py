@@ -13,9 +13,14 @@ MAX_REFUSALS: Final = 5
 
 
 class Reconnecting:
-    """Counts what happened to connections, and decides what follows."""
+    """Counts what happened to connections, and decides what follows.
 
-    def __init__(self, settings: LinkSettings) -> None:
+    Args:
+        settings: how often to try again.
+        first: whether there was no session yet, so that the first failure may be the last.
+    """
+
+    def __init__(self, settings: LinkSettings, *, first: bool = True) -> None:
         self._settings = settings
         self._failures = 0
         """Attempts in a row without a session, or with one that was dropped at once."""
@@ -23,7 +28,7 @@ class Reconnecting:
         """Seconds before the attempt that is under way."""
         self._refusals = 0
         """Tokens refused in a row."""
-        self._first = True
+        self._first = first
         """Whether there was no session yet."""
 
     def lost(self, reason: DispatchError, lasted: float) -> DispatchError | None:

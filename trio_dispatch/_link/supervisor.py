@@ -235,6 +235,11 @@ class Supervisor:
             if self._sweeper:
                 self._sweeper.unpark_all()
 
+    def ping(self) -> None:
+        """Write a ping ahead of all requests, without waiting for its answer."""
+        if self._connection is not None:
+            self._connection.ping()
+
     def withdraw(self, request: Request) -> None:
         """Nobody waits for *request* any more: unwritten, it is never sent."""
         self.outbox.unwatch(request)

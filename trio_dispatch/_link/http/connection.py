@@ -85,6 +85,9 @@ class HttpConnection:
         """There is something to send."""
         self._work.set()
 
+    def ping(self) -> None:
+        """Requests by HTTP have no pings."""
+
     def forget(self, request: Request) -> None:
         """Nobody waits any more for the answer to *request*."""
         if self.written.get(request.id) is request:

@@ -1,0 +1,150 @@
+"""What is known of one run that this client has started.
+
+    ============ ======================================== =====================================
+    stage        what is known                            what follows
+    ============ ======================================== =====================================
+    starting     nothing                                  a run with its input: running
+    running      its id and its events                    its answer, or its state: over
+    over         its last state                           nothing
+    failed       it was refused, or lost and not found    nothing
+    ============ ======================================== =====================================
+
+The answer to the start may arrive in any stage, and always wins.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import Final
+
+import trio
+
+from trio_dispatch._client.run_events import Candidates, EventLog
+from trio_dispatch._wire.errors import DispatchError, fresh
+from trio_dispatch._wire.models import RUN_END_STATES, Event, WorkflowRun
+
+LAST_WORDS: Final = 1.0
+"""Seconds for which a run's answer and last event may be late once it is known to have ended."""
+
+
+class Stage(Enum):
+    """How far a run is known; see the table above."""
+
+    STARTING = "starting"
+    RUNNING = "running"
+    OVER = "over"
+    FAILED = "failed"
+
+
+class RunRecord:
+    """What is known of one run that this client has started.
+
+    Args:
+        name: the workflow's name.
+        text: the input as it is sent.
+        tagged: whether *text* holds a tag, by which the run can be found.
+    """
+
+    def __init__(self, name: str, text: bytes, *, tagged: bool) -> None:
+        self.name = name
+        self.text = text
+        self.tagged = tagged
+        self.stage = Stage.STARTING
+        self.run_id: str | None = None
+        self.state = "running"
+        """The last state that was heard of."""
+        self.run: WorkflowRun | None = None
+        """The run as it ended, once somebody has asked."""
+        self.error: Exception | None = None
+        self.log = EventLog()
+        self.candidates = Candidates()
+        self.known = trio.Event()
+        """Set with `run_id`."""
+        self.end_known = trio.Event()
+        """Set when the run is known to have ended."""
+        self.cannot_ask: DispatchError | None = None
+        """Why the server does not report the run's state, if it does not."""
+        self._last_words = trio.CancelScope()
+        self.changed = trio.lowlevel.ParkingLot()
+
+    @property
+    def settled(self) -> bool:
+        """Whether nothing more will be learned."""
+        return self.stage in (Stage.OVER, Stage.FAILED)
+
+    def learn(self, run_id: str) -> None:
+        """The run is *run_id*."""
+        self.log = self.candidates.take(run_id)
+        self.candidates.clear()
+        self.run_id = run_id
+        if self.stage is Stage.STARTING:
+            self.stage = Stage.RUNNING
+        self.known.set()
+        self.changed.unpark_all()
+
+    def add(self, event: Event, size: int = 0) -> None:
+        """Something has happened in the run."""
+        self.log.add(event, size)
+        self.changed.unpark_all()
+
+    def mark_gap(self) -> None:
+        """Its events may be missing from here on."""
+        self.log.mark_gap()
+        self.candidates.mark_gaps()
+        self.changed.unpark_all()
+
+    def report(self, state: str) -> None:
+        """The server has reported the run's state."""
+        self.state = state
+        if state in RUN_END_STATES and not self.end_known.is_set():
+            self.end_known.set()
+            self._last_words.deadline = trio.current_time() + LAST_WORDS
+        self.changed.unpark_all()
+
+    def new_last_words(self) -> trio.CancelScope:
+        """A scope for the answer and the last event, which ends soon after the end is known."""
+        self._last_words = trio.CancelScope()
+        return self._last_words
+
+    def reported_end(self) -> str | None:
+        """The last state that an answer or an event has reported, if one has."""
+        return self.state if self.state in RUN_END_STATES else self.log.end_state
+
+    def fail_to_ask(self, error: DispatchError) -> None:
+        """The server does not report the run's state."""
+        self.cannot_ask = error
+        self.changed.unpark_all()
+
+    def settle(self, error: Exception | None) -> None:
+        """Nothing more will be learned."""
+        if not self.settled:
+            self.stage = Stage.OVER if error is None else Stage.FAILED
+            self.error = error
+            self.candidates.clear()
+            self.changed.unpark_all()
+
+    async def wait_known(self) -> str:
+        """Wait for the run's id."""
+        await trio.lowlevel.checkpoint()
+        while self.run_id is None:
+            if self.error is not None:
+                raise fresh(self.error)
+            await self.changed.park()
+        return self.run_id
+
+    async def wait_settled(self) -> None:
+        """Wait until nothing more will be learned. Raises the error if the run was not found."""
+        await trio.lowlevel.checkpoint()
+        while not self.settled:
+            await self.changed.park()
+        if self.error is not None:
+            raise fresh(self.error)
+
+    async def wait_end_known(self) -> bool:
+        """Wait until the run is known to have ended; False if nobody can find out."""
+        await trio.lowlevel.checkpoint()
+        while not self.end_known.is_set():
+            if self.cannot_ask is not None:
+                return False
+            await self.changed.park()
+        return True

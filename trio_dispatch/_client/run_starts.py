@@ -1,0 +1,295 @@
+r"""What happens to a start: from the call to the end of the run.
+
+Each start has one task, from when it has a place (`RunConnections.places`) to the end of its run::
+
+    wait for a place -- cancelled ------------------------------> nothing was started
+     |
+    find a connection -- cancelled -----------------------------> nothing was started
+     |
+    send the start -- refused ----------------------------------> failed
+     |           \-- connection lost before it was written -----> find a connection
+     |            \-- connection lost after that --> follow the run by asking, if it is known
+     v
+    answered -----> over                      or look for it for a few seconds more; else failed
+
+Meanwhile the run's events arrive on its connection, ``run_matching`` finds out which run it is, and
+from then on the client asks for its state, too. Whichever is first, the answer or the state, ends
+the run here: a connection that stands still holds nobody up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import Final
+
+import msgspec
+import trio
+
+from trio_dispatch._client.background import Background
+from trio_dispatch._client.calls import Calls, read_answer, start_frame
+from trio_dispatch._client.run_connections import RunConnection, RunConnections, Start
+from trio_dispatch._client.run_matching import RunMatching, tagged
+from trio_dispatch._client.run_record import LAST_WORDS, RunRecord, Stage
+from trio_dispatch._client.run_state import ask_for_end
+from trio_dispatch._wire.arguments import check_text, encode_payload
+from trio_dispatch._wire.channels import WORKFLOWS
+from trio_dispatch._wire.codecs import decode_leniently
+from trio_dispatch._wire.errors import (
+    DispatchError,
+    NotFound,
+    ProtocolError,
+    RequestError,
+    fresh,
+)
+from trio_dispatch._wire.frames import Frame, Method, WireFrame
+from trio_dispatch._wire.models import Started
+
+KNOWN_WITHIN: Final = 2.0
+"""Seconds after which `start_workflow` returns a handle whose run is not known."""
+
+LOOK_LONGER: Final = 5.0
+"""Seconds for which a run is looked for whose connection was lost before it was known."""
+
+ASK_AGAIN: Final = 5.0
+"""Seconds until the next question, after the server has denied that the run exists."""
+
+_started: Final = msgspec.json.Decoder(Started)
+
+
+def encode_input(name: str, input: object) -> bytes:
+    """Encode the input of a workflow; an empty object if there is none.
+
+    Raises for what no server can make sense of.
+    """
+    check_text(name, "a workflow's name")
+    if input is msgspec.UNSET:
+        input = {}
+    return bytes(encode_payload(input, f"the input of {name!r}"))
+
+
+def read_started(answer: WireFrame) -> Started:
+    """Read the answer to ``workflow.start``."""
+    method = Method.WORKFLOW_START
+    started = read_answer(method, answer, lambda data: decode_leniently(data, _started))
+    if not started.run_id:
+        raise ProtocolError(f"the answer to {method} names no run")
+    return started
+
+
+class RunStarts:
+    """Starts runs, and follows each to its end.
+
+    Args:
+        calls: asks and listens on the main connection.
+        connections: where runs are started.
+        background: where the tasks of the starts live.
+    """
+
+    def __init__(self, calls: Calls, connections: RunConnections, background: Background) -> None:
+        self._calls = calls
+        self._connections = connections
+        self._background = background
+        self.matching = RunMatching(calls, background)
+
+    async def start(self, name: str, text: bytes) -> RunRecord:
+        """Start a workflow. Returns when the run is known or over, or 2 s after it was sent.
+
+        Cancelled before the start is written, nothing is started.
+        """
+        sent = tagged(text) if self.matching.tagging else text
+        record = RunRecord(name, sent, tagged=sent != text)
+        start = await self._begin(
+            start_frame(name, sent), lambda start: self._follow(start, record), record.settle
+        )
+        try:
+            await start.under_way.wait()
+            with trio.move_on_after(KNOWN_WITHIN):
+                while record.stage is Stage.STARTING:
+                    await record.changed.park()
+        except trio.Cancelled:
+            start.abandon()
+            raise
+        if record.error is not None:
+            await trio.lowlevel.checkpoint_if_cancelled()  # what the caller should see, if both
+            raise fresh(record.error)
+        return record
+
+    async def send(self, frame: Frame) -> WireFrame:
+        """Send a frame that starts a workflow as it is, and return its answer.
+
+        Cancelled before it is written, nothing is started.
+        """
+        call = _Call()
+        start = await self._begin(frame, lambda start: self._answer(start, call), call.settle)
+        try:
+            await call.done.wait()
+        except trio.Cancelled:
+            start.abandon()
+            raise
+        if call.error is not None:
+            raise fresh(call.error)
+        assert call.answer is not None
+        return call.answer
+
+    async def _begin(
+        self,
+        frame: Frame,
+        work: Callable[[Start], Awaitable[None]],
+        settle: Callable[[Exception | None], None],
+    ) -> Start:
+        """Wait for a place in the order of the calls, and then give the start a task."""
+        start = Start(frame, self._calls.check_frame(frame))
+        await trio.lowlevel.checkpoint()
+        self._calls.check_open()
+        await self._connections.places.acquire_on_behalf_of(start)
+        try:
+            if self._calls.closed:
+                raise self._calls.why_ended()
+            self._background.spawn(self._see_through, start, work, settle)
+        except BaseException:
+            self._connections.places.release_on_behalf_of(start)
+            await trio.lowlevel.checkpoint_if_cancelled()  # what the caller should see, if both
+            raise
+        return start
+
+    async def _see_through(
+        self,
+        start: Start,
+        work: Callable[[Start], Awaitable[None]],
+        settle: Callable[[Exception | None], None],
+    ) -> None:
+        """The task of one start. Cancelled, it settles the start nevertheless."""
+        outcome: tuple[Exception | None] | None = None
+        try:
+            with start.scope:
+                await work(start)
+                outcome = (None,)
+        except DispatchError as exc:
+            outcome = (exc,)
+        finally:
+            self._connections.places.release_on_behalf_of(start)
+            settle(outcome[0] if outcome is not None else self._calls.why_ended())
+            start.under_way.set()
+
+    # A start whose answer is all that is wanted.
+
+    async def _answer(self, start: Start, call: _Call) -> None:
+        async def use(connection: RunConnection) -> None:
+            call.answer = await connection.start(start)
+
+        await self._connections.carry(start, use)
+
+    # A run that is followed.
+
+    async def _follow(self, start: Start, record: RunRecord) -> None:
+        """Follow a run to its end, by its connection and by asking."""
+        error: DispatchError | None = None
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._ask, record)
+            try:
+                await self._follow_to_its_end(start, record)
+            except DispatchError as exc:
+                error = exc
+            finally:
+                self.matching.forget(record)
+            nursery.cancel_scope.cancel()
+        if error is not None:
+            raise error
+
+    async def _follow_to_its_end(self, start: Start, record: RunRecord) -> None:
+        async def use(connection: RunConnection) -> None:
+            await self._follow_on_its_connection(connection, start, record)
+
+        try:
+            await self._connections.carry(start, use)
+        except DispatchError as exc:
+            if self._calls.closed or not start.request.maybe_delivered:
+                raise
+            if isinstance(exc, RequestError) and record.run_id is None:
+                raise
+            record.mark_gap()
+            await self._follow_without_connection(record, exc)
+        record.mark_gap()
+
+    async def _follow_on_its_connection(
+        self, connection: RunConnection, start: Start, record: RunRecord
+    ) -> None:
+        """Send the start; wait for its answer and the run's last event, or for its state."""
+        self.matching.expect(record)
+        connection.on_event = partial(self.matching.hear_frame, record)
+        with record.new_last_words():
+            started = read_started(await connection.start(start))
+            self.matching.answered(record, started.run_id)
+            record.report(started.state)
+            if not record.end_known.is_set():
+                # A server that answers at once: its connection hears of the run all the same.
+                await self._wait_for_end(record)
+            if connection.hears:
+                await record.log.ended.wait()
+
+    async def _follow_without_connection(self, record: RunRecord, error: DispatchError) -> None:
+        """The connection was lost, which does not end the run: listen on the main connection."""
+        if record.run_id is None:
+            await self._look_longer(record)
+        if record.run_id is None:
+            raise error
+        channel = f"workflow:{record.run_id}"
+        listener = self._calls.listen(channel, on_event=record.add)
+        try:
+            await self._wait_for_end(record, error)
+            if listener.in_force:
+                with trio.move_on_after(LAST_WORDS):
+                    await record.log.ended.wait()
+        finally:
+            listener.detach()
+
+    async def _look_longer(self, record: RunRecord) -> None:
+        """Look for a run for some seconds more, and for its next events on the main connection."""
+        listener = self._calls.listen(WORKFLOWS, on_event=partial(self.matching.hear, record))
+        try:
+            with trio.move_on_after(LOOK_LONGER):
+                await record.known.wait()
+        finally:
+            listener.detach()
+
+    async def _wait_for_end(self, record: RunRecord, error: DispatchError | None = None) -> None:
+        """Wait until the server reports the end. If it reports no state, raise why, or *error*."""
+        if not await record.wait_end_known():
+            assert record.cannot_ask is not None
+            if error is None:
+                raise record.cannot_ask
+            raise error from record.cannot_ask
+
+    async def _ask(self, record: RunRecord) -> None:
+        """Ask for the run's state from when it is known until it has ended."""
+        await record.known.wait()
+        while True:
+            assert record.run_id is not None
+            try:
+                run = await ask_for_end(self._calls, record.run_id, record.reported_end)
+            except NotFound as exc:
+                # The main connection may lead to another store for the time being.
+                record.fail_to_ask(exc)
+                await trio.sleep(ASK_AGAIN)
+            except DispatchError as exc:
+                record.fail_to_ask(exc)
+                return
+            else:
+                record.run = run
+                record.report(run.state)
+                return
+
+
+class _Call:
+    """The answer to a start, or the error."""
+
+    def __init__(self) -> None:
+        self.answer: WireFrame | None = None
+        self.error: Exception | None = None
+        self.done = trio.Event()
+
+    def settle(self, error: Exception | None) -> None:
+        """There is an answer, or there will be none."""
+        self.error = error
+        self.done.set()
