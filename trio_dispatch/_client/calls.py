@@ -10,6 +10,7 @@ from typing import Final, TypeVar
 
 import msgspec
 
+from trio_dispatch._client.polling import QuestionLimit
 from trio_dispatch._client.subscriptions import Listener, Subscription, Subscriptions
 from trio_dispatch._link.mailbox import Overflow
 from trio_dispatch._link.requests import Request
@@ -91,6 +92,10 @@ class Calls:
     def __init__(self, link: Supervisor, subscriptions: Subscriptions) -> None:
         self._link = link
         self._subscriptions = subscriptions
+        self.questions = QuestionLimit()
+        """What all waits share."""
+        self.at_end: set[Callable[[], None]] = set()
+        """Called when the client has ended. Plain calls."""
 
     # The link's state.
 
@@ -145,7 +150,7 @@ class Calls:
 
     async def cancel_job(self, job_id: str) -> None:
         """Cancel a job."""
-        await self.ask(_about(Method.JOB_CANCEL, "job_id", job_id))
+        await self.ask(about(Method.JOB_CANCEL, "job_id", job_id))
 
     async def get_workflow(self, run_id: str) -> WorkflowRun:
         """Ask for a workflow run."""
@@ -170,7 +175,7 @@ class Calls:
         return read_answer(Method.STATS, await self.ask(frame, safe=True), read_stats)
 
     async def _read(self, method: str, key: str, id: str, read: Callable[[bytes], T]) -> T:
-        answer = await self.ask(_about(method, key, id), safe=True)
+        answer = await self.ask(about(method, key, id), safe=True)
         return read_answer(method, answer, read)
 
     # Subscriptions.
@@ -212,6 +217,7 @@ def decode_answer(method: str, answer: WireFrame) -> object:
         raise _unreadable(method, exc) from exc
 
 
-def _about(method: str, key: str, id: str) -> Frame:
+def about(method: str, key: str, id: str) -> Frame:
+    """Build the frame of a request about one job or run."""
     what = "a job's id" if key == "job_id" else "a run's id"
     return Frame(type=FrameType.REQUEST, method=method, data={key: check_text(id, what)})

@@ -12,7 +12,7 @@ import trio
 from trio_dispatch._client.background import Background
 from trio_dispatch._client.calls import Calls, decode_answer, is_safe, request_frame
 from trio_dispatch._client.enqueueing import EnqueueRequest, enqueue_many
-from trio_dispatch._client.finished_jobs import FinishedJobs, run_workers, wait_workers
+from trio_dispatch._client.finished_jobs import EnqueuedJobs, FinishedJobs, JobsToRun
 from trio_dispatch._client.jobs import JobHandle
 from trio_dispatch._client.observer import ClientObserver
 from trio_dispatch._client.options import ClientSettings
@@ -72,7 +72,7 @@ class Client:
         self._subscriptions = Subscriptions(
             shared=not self._by_http, instruments=settings.link.instruments
         )
-        self._observer = ClientObserver(self._subscriptions, self._run_background)
+        self._observer = ClientObserver(self._subscriptions, self._run_background, self._on_end)
         self._link = Supervisor(settings.link, self._observer)
         self._subscriptions.use(self._link)
         self._calls = Calls(self._link, self._subscriptions)
@@ -208,17 +208,19 @@ class Client:
     async def wait_job(self, job: str | JobHandle) -> Job:
         """Wait until a job has completed, and return it.
 
-        The server is asked first, when an event says that it is worth it, after a lost connection,
-        and now and then (after 1 s, doubling to 30 s). There is no timeout: a job that no worker
-        knows runs for ever, so use a cancel scope where that can happen.
+        The server is asked at once, when an event reports the end, after a lost connection, and by
+        the clock: after 10 ms, then after an eighth of the time waited so far, and every 5 s at the
+        latest. There is no timeout: a job that no worker knows runs for ever, so use a cancel scope
+        if that can happen.
 
         Raises:
             JobFailed: it failed for good; ``job`` is its last state.
             JobCancelled: it was cancelled.
             NotFound: there is no job of that id.
         """
-        job_id = job.job_id if isinstance(job, JobHandle) else check_text(job, "a job's id")
-        return await wait_job(self._calls, job_id)
+        if isinstance(job, JobHandle):
+            return await wait_job(self._calls, job.job_id, known=True)
+        return await wait_job(self._calls, check_text(job, "a job's id"))
 
     def wait_jobs(self, jobs: Iterable[str | JobHandle]) -> FinishedJobs:
         """Wait for many jobs, for the length of a block.
@@ -227,9 +229,7 @@ class Client:
         job once, as it was when it had finished, in the order in which they finish. None raises:
         ``job.state`` says how it ended. As for `wait_job` there is no timeout.
         """
-        return FinishedJobs(
-            self._background, wait_workers(self._calls, jobs), self._calls.why_ended
-        )
+        return FinishedJobs(self._calls, self._background, EnqueuedJobs(jobs))
 
     def run_jobs(self, requests: Iterable[EnqueueRequest], *, limit: int = 10) -> FinishedJobs:
         """Enqueue jobs and wait for them, *limit* of them at once, for the length of a block.
@@ -238,8 +238,8 @@ class Client:
         gives each job when it has finished, however it ended. *requests* is read as places become
         free, so it may be endless. Leaving the block enqueues no more; what is enqueued runs on.
         """
-        workers = run_workers(self._calls, requests, limit)
-        return FinishedJobs(self._background, workers, self._calls.why_ended)
+        source = JobsToRun(self._calls, requests, limit)
+        return FinishedJobs(self._calls, self._background, source)
 
     # Workflows.
 
@@ -403,6 +403,10 @@ class Client:
         if self._by_http:
             url = self._link.address.shown_for_websocket
             raise NotSupported(f"{what} does not work over HTTP: use {url!r}, or {instead}")
+
+    def _on_end(self) -> None:
+        for call in list(self._calls.at_end):
+            call()
 
     async def _run_background(self) -> None:
         async with trio.open_nursery() as nursery:

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 IN_HAND: Final = 512
 """Entries of an ``enqueue_many`` that are queued or in flight: enough to keep the wire busy."""
 
+TURN: Final = 256
+"""Entries that are encoded at a stretch, about a millisecond; then other tasks have a turn."""
+
 
 @attrs.frozen
 class EnqueueRequest:
@@ -61,6 +64,10 @@ class EnqueueManyFailed(ExceptionGroup[Exception], DispatchError):
         handles: Sequence[JobHandle | None] = (),  # noqa: ARG002 (`__new__` took them)
     ) -> None:
         super().__init__(message, exceptions)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """Copies and pickles keep the handles, which then belong to no client."""
+        return type(self), (self.message, list(self.exceptions), list(self.handles))
 
     def derive(self, excs: Sequence[Exception], /) -> EnqueueManyFailed:  # type: ignore[override]
         """Split for ``except*``: the parts keep the handles."""
@@ -102,8 +109,8 @@ class _Batch:
             except DispatchError as exc:
                 del self._open[request]
                 self.errors[index] = exc
-            else:
-                return
+                self.errors.update((rest, exc) for rest, _ in self._frames)
+            return
 
     def _done(self, request: Request) -> None:
         if self._cut:
@@ -129,6 +136,8 @@ async def enqueue_many(calls: Calls, requests: Iterable[EnqueueRequest]) -> list
             raise TypeError(f"entry {number} is an EnqueueRequest, not {type(entry).__name__}")
         frame = enqueue_frame(entry.name, entry.payload, entry.queue, entry.priority)
         frames.append((frame, calls.check_frame(frame)))
+        if number % TURN == TURN - 1:
+            await trio.lowlevel.checkpoint()
     await trio.lowlevel.checkpoint()
     calls.check_open()
     batch = _Batch(calls, frames)

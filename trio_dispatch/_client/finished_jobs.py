@@ -1,23 +1,140 @@
-"""Many jobs at once: their ends, in the order in which they come."""
+"""Many jobs at once: their ends, in the order in which they happen."""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections import deque
+from collections.abc import Iterable
 from types import TracebackType
+from typing import Final, Protocol
 
 import trio
 
 from trio_dispatch._client.background import Background
-from trio_dispatch._client.calls import Calls
+from trio_dispatch._client.calls import Calls, enqueue_frame, read_enqueued
 from trio_dispatch._client.enqueueing import EnqueueRequest
 from trio_dispatch._client.jobs import JobHandle
-from trio_dispatch._client.waiting import finished_job
+from trio_dispatch._client.waiting import JOB, NARROW, Alarm, EndWatch
+from trio_dispatch._link.requests import Request
 from trio_dispatch._wire.arguments import check_count, check_text
-from trio_dispatch._wire.errors import fresh
+from trio_dispatch._wire.errors import DispatchError, fresh
 from trio_dispatch._wire.models import Job
 
-Worker = Callable[[trio.MemorySendChannel[Job]], Awaitable[None]]
-"""Waits for jobs and sends each when it has finished."""
+UNREAD: Final = 64
+"""Finished jobs that wait for a reader of `Client.wait_jobs`; then no more are asked for."""
+
+
+class Source(Protocol):
+    """Where the jobs come from that are waited for."""
+
+    unread: int
+    """How many finished jobs may wait for the reader."""
+
+    async def run(self, watch: EndWatch[Job]) -> None:
+        """Add jobs to *watch*, until there are no more. May raise anything."""
+
+    def on_progress(self) -> None:
+        """A job has ended, or the reader has taken one."""
+
+    def close(self) -> None:
+        """Nobody waits any more."""
+
+
+class EnqueuedJobs:
+    """Jobs that are enqueued already."""
+
+    unread = UNREAD
+
+    def __init__(self, jobs: Iterable[str | JobHandle]) -> None:
+        self._known: dict[str, bool] = {}
+        for job in jobs:
+            if isinstance(job, JobHandle):
+                self._known[job.job_id] = True
+            else:
+                self._known.setdefault(check_text(job, "a job's id"), False)
+
+    async def run(self, watch: EndWatch[Job]) -> None:
+        """Add all of them."""
+        watch.complete = True
+        if self._known:
+            watch.listen(*(self._known if len(self._known) <= NARROW else ()))
+        for job_id, known in self._known.items():
+            watch.add(job_id, known=known)
+        self._known.clear()
+        watch.ring()
+        await trio.lowlevel.checkpoint()
+
+    def on_progress(self) -> None:
+        """Nothing more to do."""
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
+class JobsToRun:
+    """Jobs that are enqueued as earlier ones finish.
+
+    Args:
+        calls: enqueues.
+        requests: what to enqueue; read as places become free.
+        limit: how many may be enqueued and not finished.
+    """
+
+    def __init__(self, calls: Calls, requests: Iterable[EnqueueRequest], limit: int) -> None:
+        self._calls = calls
+        self._requests = requests
+        self._limit = check_count(limit, "limit")
+        self.unread = self._limit
+        self._alarm = Alarm()
+        self._enqueueing: dict[Request, None] = {}
+        self._error: Exception | None = None
+        self._watch: EndWatch[Job]
+
+    async def run(self, watch: EndWatch[Job]) -> None:
+        """Enqueue one after another, *limit* at once."""
+        self._watch = watch
+        watch.listen()
+        for number, entry in enumerate(self._requests):
+            if not isinstance(entry, EnqueueRequest):  # pyright: ignore[reportUnnecessaryIsInstance]
+                raise TypeError(f"entry {number} is an EnqueueRequest, not {type(entry).__name__}")
+            frame = enqueue_frame(entry.name, entry.payload, entry.queue, entry.priority)
+            request = Request(frame, self._calls.check_frame(frame), on_done=self._enqueued)
+            self._enqueueing[request] = None
+            self._calls.submit(request)
+            await trio.lowlevel.checkpoint()
+            await self._wait_until_fewer_than(self._limit)
+        await self._wait_until_fewer_than(1)
+        watch.complete = True
+        watch.ring()
+
+    async def _wait_until_fewer_than(self, count: int) -> None:
+        while len(self._enqueueing) + len(self._watch) >= count or self._error is not None:
+            if self._error is not None:
+                raise self._error
+            await self._alarm.wait(float("inf"))
+
+    def _enqueued(self, request: Request) -> None:
+        if request not in self._enqueueing:
+            return  # nobody waits any more
+        del self._enqueueing[request]
+        try:
+            if request.answer is None:
+                assert request.error is not None
+                raise request.error
+            self._watch.add(read_enqueued(request.answer).job_id, known=True)
+        except DispatchError as exc:
+            self._error = exc
+        self._alarm.ring()
+
+    def on_progress(self) -> None:
+        """There may be room for the next."""
+        self._alarm.ring()
+
+    def close(self) -> None:
+        """Enqueue no more; what is not written yet is not sent."""
+        requests, self._enqueueing = self._enqueueing, {}
+        for request in requests:
+            request.cancel()
+            self._calls.withdraw(request)
 
 
 class FinishedJobs(trio.abc.ReceiveChannel[Job]):
@@ -27,22 +144,22 @@ class FinishedJobs(trio.abc.ReceiveChannel[Job]):
     ends the waiting, and leaves the jobs alone.
     """
 
-    def __init__(
-        self,
-        background: Background,
-        workers: Sequence[Worker],
-        why_ended: Callable[[], Exception],
-    ) -> None:
+    def __init__(self, calls: Calls, background: Background, source: Source) -> None:
         self._background = background
-        self._why_ended = why_ended
-        self._workers = workers
+        self._why_ended = calls.why_ended
+        self._source = source
+        self._watch = EndWatch(calls, JOB, self._on_end, self._has_room)
         self._scope = trio.CancelScope()
-        # Room for what each worker has at hand: who reads slowly holds them up, and no memory.
-        self._send, self._receive = trio.open_memory_channel[Job](len(workers))
+        self._jobs: deque[Job] = deque()
+        self._readers = trio.lowlevel.ParkingLot()
         self._error: Exception | None = None
+        self._entered = self._ended = self._closed = False
 
     async def __aenter__(self) -> FinishedJobs:
+        if self._entered:
+            raise RuntimeError("this can be entered once; call wait_jobs() or run_jobs() again")
         await trio.lowlevel.checkpoint()
+        self._entered = True
         self._background.spawn(self._run)
         return self
 
@@ -62,12 +179,22 @@ class FinishedJobs(trio.abc.ReceiveChannel[Job]):
             trio.ClosedResourceError: the block has been left.
             DispatchError: a job could not be enqueued or found, or the client ended.
         """
-        try:
-            return await self._receive.receive()
-        except trio.EndOfChannel:
+        await trio.lowlevel.checkpoint()
+        if not self._entered:
+            raise RuntimeError("enter it first: async with client.wait_jobs(…) as finished")
+        while True:
+            if self._closed:
+                raise trio.ClosedResourceError("the block that opened this has been left")
+            if self._jobs:
+                job = self._jobs.popleft()
+                self._watch.ring()
+                self._source.on_progress()
+                return job
             if self._error is not None:
-                raise fresh(self._error) from None
-            raise
+                raise fresh(self._error)
+            if self._ended:
+                raise trio.EndOfChannel
+            await self._readers.park()
 
     async def aclose(self) -> None:
         """Wait for no further job."""
@@ -75,56 +202,43 @@ class FinishedJobs(trio.abc.ReceiveChannel[Job]):
         await trio.lowlevel.checkpoint()
 
     def _close(self) -> None:
+        self._closed = True
         self._scope.cancel()
-        self._receive.close()
+        self._jobs.clear()
+        self._readers.unpark_all()
+
+    # In the background.
 
     async def _run(self) -> None:
-        """Run the workers, in the client's nursery."""
-        done = False
         try:
             with self._scope:
                 async with trio.open_nursery() as nursery:
-                    for worker in self._workers:
-                        nursery.start_soon(self._work, worker)
-                done = True
+                    nursery.start_soon(self._feed)
+                    await self._watch.run()
+                self._ended = True
         finally:
-            if not done and self._error is None:
+            self._source.close()
+            if not self._ended and self._error is None:
                 self._error = self._why_ended()
-            self._send.close()
+            self._readers.unpark_all()
 
-    async def _work(self, worker: Worker) -> None:
+    async def _feed(self) -> None:
         try:
-            await worker(self._send)
-        except Exception as exc:  # noqa: BLE001 - the reader gets it
-            self._error = self._error or exc
-            self._scope.cancel()
+            await self._source.run(self._watch)
+        except Exception as exc:  # noqa: BLE001 - the reader gets it: users' iterators raise anything
+            self._fail(exc)
 
+    def _has_room(self) -> bool:
+        return len(self._jobs) < self._source.unread
 
-def wait_workers(calls: Calls, jobs: Iterable[str | JobHandle]) -> list[Worker]:
-    """One worker for each of *jobs*."""
+    def _on_end(self, job_id: str, outcome: Job | Exception) -> None:  # noqa: ARG002 (the job names itself)
+        if isinstance(outcome, Exception):
+            self._fail(outcome)
+            return
+        self._jobs.append(outcome)
+        self._readers.unpark()
+        self._source.on_progress()
 
-    def worker(job_id: str) -> Worker:
-        async def work(send: trio.MemorySendChannel[Job]) -> None:
-            await send.send(await finished_job(calls, job_id))
-
-        return work
-
-    ids = [
-        job.job_id if isinstance(job, JobHandle) else check_text(job, "a job's id") for job in jobs
-    ]
-    return [worker(job_id) for job_id in dict.fromkeys(ids)]
-
-
-def run_workers(calls: Calls, requests: Iterable[EnqueueRequest], limit: int) -> list[Worker]:
-    """*limit* workers, each of which enqueues a job and waits for it before it takes the next."""
-    check_count(limit, "limit")
-    todo = iter(requests)
-
-    async def work(send: trio.MemorySendChannel[Job]) -> None:
-        for entry in todo:
-            if not isinstance(entry, EnqueueRequest):  # pyright: ignore[reportUnnecessaryIsInstance]
-                raise TypeError(f"an entry is an EnqueueRequest, not {type(entry).__name__}")
-            enqueued = await calls.enqueue(entry.name, entry.payload, entry.queue, entry.priority)
-            await send.send(await finished_job(calls, enqueued.job_id))
-
-    return [work] * limit
+    def _fail(self, error: Exception) -> None:
+        self._error = self._error or error
+        self._scope.cancel()

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from trio_dispatch._client.calls import Calls
 from trio_dispatch._client.waiting import wait_job
-from trio_dispatch._wire.errors import JobFailed
+from trio_dispatch._wire.errors import ClientClosed, JobFailed
 from trio_dispatch._wire.models import Enqueued, Job
 
 
 class JobHandle:
-    """A job that this client has enqueued.
+    """A job that a client has enqueued.
+
+    It can be copied and pickled. A copy in the same process belongs to the same client; one that
+    was pickled belongs to none, and only names its job.
 
     Attributes:
         job_id: the server's id.
@@ -17,7 +20,7 @@ class JobHandle:
         state: the last state that this handle has heard of; `refresh` and `wait` renew it.
     """
 
-    def __init__(self, calls: Calls, enqueued: Enqueued) -> None:
+    def __init__(self, calls: Calls | None, enqueued: Enqueued) -> None:
         self._calls = calls
         self.job_id = enqueued.job_id
         self.queue = enqueued.queue
@@ -26,10 +29,30 @@ class JobHandle:
     def __repr__(self) -> str:
         return f"<JobHandle {self.job_id} in {self.queue!r}: {self.state}>"
 
+    def __reduce__(self) -> tuple[object, ...]:
+        return JobHandle, (None, self._enqueued())
+
+    def __copy__(self) -> JobHandle:
+        return JobHandle(self._calls, self._enqueued())
+
+    def __deepcopy__(self, memo: dict[int, object]) -> JobHandle:
+        return self.__copy__()
+
+    def _enqueued(self) -> Enqueued:
+        return Enqueued(self.job_id, self.queue, self.state)
+
+    def _connected_calls(self) -> Calls:
+        if self._calls is None:
+            raise ClientClosed(
+                f"this handle of job {self.job_id} was unpickled, and belongs to no client; "
+                f"use client.wait_job({self.job_id!r}) or client.get_job({self.job_id!r})"
+            )
+        return self._calls
+
     async def wait(self) -> Job:
         """Wait until the job has ended, and return it. See `Client.wait_job`."""
         try:
-            job = await wait_job(self._calls, self.job_id)
+            job = await wait_job(self._connected_calls(), self.job_id, known=True)
         except JobFailed as exc:
             self.state = exc.job.state
             raise
@@ -38,11 +61,11 @@ class JobHandle:
 
     async def cancel(self) -> None:
         """Cancel the job on the server. See `Client.cancel_job`."""
-        await self._calls.cancel_job(self.job_id)
+        await self._connected_calls().cancel_job(self.job_id)
         self.state = "cancelled"
 
     async def refresh(self) -> Job:
         """Ask the server for the job's present state, and return it."""
-        job = await self._calls.get_job(self.job_id)
+        job = await self._connected_calls().get_job(self.job_id)
         self.state = job.state
         return job

@@ -17,13 +17,18 @@ class ClientObserver:
     Args:
         subscriptions: told of connections, losses and events.
         background: what the client runs for as long as the link lives.
+        at_end: called when the link has ended.
     """
 
     def __init__(
-        self, subscriptions: Subscriptions, background: Callable[[], Awaitable[None]]
+        self,
+        subscriptions: Subscriptions,
+        background: Callable[[], Awaitable[None]],
+        at_end: Callable[[], None],
     ) -> None:
         self._subscriptions = subscriptions
         self._background = background
+        self._at_end = at_end
         self.on_push = subscriptions.on_push
         """An event arrived. The subscriptions' own method, because events are many."""
         self.session_id: str | None = None
@@ -52,3 +57,4 @@ class ClientObserver:
     def on_end(self, error: DispatchError | None) -> None:
         """The link has ended."""
         self._subscriptions.on_end(error)
+        self._at_end()

@@ -6,6 +6,8 @@ every wait also asks by the clock: often at first, and less often the longer it 
 
 from __future__ import annotations
 
+from collections import OrderedDict
+from collections.abc import Callable
 from typing import Final
 
 import trio
@@ -23,21 +25,58 @@ QUESTIONS_PER_SECOND: Final = 2_000
 """By the clock, for one wait for many things: beyond it their pauses grow, up to `LAST_PAUSE`."""
 
 
+def next_question(began: float, things: int = 1) -> float:
+    """The time of the next question of a wait (`trio.current_time`).
+
+    Args:
+        began: when the wait began (`trio.current_time`).
+        things: how many things are asked for one by one at the same time.
+    """
+    now = trio.current_time()
+    pause = max(FIRST_PAUSE, SHARE_OF_WAIT * (now - began), things / QUESTIONS_PER_SECOND)
+    return now + min(pause, LAST_PAUSE)
+
+
 class PollSchedule:
     """The times of one wait's questions: 10 ms, then an eighth of the time waited, then 5 s."""
 
     def __init__(self) -> None:
-        self.started_at = trio.current_time()
-        """When the wait began (`trio.current_time`)."""
+        self._began = trio.current_time()
 
-    def next_time(self, things: int = 1) -> float:
-        """The time of the next question (`trio.current_time`).
+    def next_time(self) -> float:
+        """The time of the next question (`trio.current_time`)."""
+        return next_question(self._began)
 
-        Args:
-            things: how many this wait asks for, one by one.
-        """
-        now = trio.current_time()
-        pause = max(
-            FIRST_PAUSE, SHARE_OF_WAIT * (now - self.started_at), things / QUESTIONS_PER_SECOND
-        )
-        return now + min(pause, LAST_PAUSE)
+
+class QuestionLimit:
+    """How many questions all of a client's waits may have under way, so that calls get through."""
+
+    LIMIT: Final = 64
+
+    def __init__(self) -> None:
+        self._under_way = 0
+        self._waiting: OrderedDict[Callable[[], None], None] = OrderedDict()
+
+    def take(self, ring: Callable[[], None]) -> bool:
+        """Take a place, or have *ring* called when one is free. Returns whether it was taken."""
+        if self._under_way >= self.LIMIT:
+            self._waiting[ring] = None
+            return False
+        self._under_way += 1
+        return True
+
+    def give_back(self) -> None:
+        """A question is answered, or nobody waits for its answer any more."""
+        self._under_way -= 1
+        self.pass_on()
+
+    def pass_on(self) -> None:
+        """Ring the next that waits if there is a place; whoever is rung passes on in turn."""
+        if self._waiting and self._under_way < self.LIMIT:
+            ring, _ = self._waiting.popitem(last=False)
+            ring()
+
+    def forget(self, ring: Callable[[], None]) -> None:
+        """Do not call *ring* any more."""
+        self._waiting.pop(ring, None)
+        self.pass_on()

@@ -24,22 +24,6 @@ WATCH_BUFFER: Final = 10_000
 END_EVENTS: Final = frozenset({"workflow.completed", "workflow.failed"})
 
 
-async def finished_run(calls: Calls, run_id: str) -> WorkflowRun:
-    """Wait until a run has ended, and return it."""
-    try:
-        run = await calls.get_workflow(run_id)
-        if run.finished:
-            return run
-    except (ConnectionLost, RequestTimeout):
-        if calls.closed:
-            raise
-    async with RunWatch(calls, run_id) as watch:
-        async for _ in watch:
-            """The state decides, and the watch asks for it."""
-    assert watch.run is not None
-    return watch.run
-
-
 class RunWatch(BlockChannel[Event]):
     """The events of one run, until it has ended; see `Client.watch`.
 

@@ -228,8 +228,15 @@ def request_error(body: ErrorBody, method: str = "") -> RequestError:
 
 
 def fresh(error: E) -> E:
-    """Copy an error that several tasks will raise, so that each grows a traceback of its own."""
-    copied = copy.copy(error)
+    """Copy an error that several tasks will raise, so that each grows a traceback of its own.
+
+    An error that cannot be copied (users' own may take other arguments than they keep) is returned
+    itself.
+    """
+    try:
+        copied = copy.copy(error)
+    except Exception:  # noqa: BLE001 - whatever its constructor says
+        return error
     copied.__cause__ = error.__cause__
     copied.__suppress_context__ = error.__suppress_context__
     return copied
