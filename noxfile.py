@@ -134,6 +134,7 @@ def pictures(session: nox.Session) -> None:
     """Draw the pictures of the documentation."""
     session.install(".[all]")
     session.run("python", "docs/pictures.py")
+    session.run("python", "docs/layers.py")
 
 
 @nox.session

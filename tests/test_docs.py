@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import importlib
+import importlib.util
 import inspect
 import io
 import os
@@ -153,3 +153,16 @@ def test_every_public_name_of_the_other_packages_is_documented(name: str) -> Non
     for public in package.__all__:
         assert whole or re.search(rf"\b{public}\b", reference), public
         assert inspect.getdoc(getattr(package, public)), public
+
+
+def test_the_architecture_page_shows_the_layers_as_they_are() -> None:
+    spec = importlib.util.spec_from_file_location("layers", ROOT / "docs" / "layers.py")
+    assert spec is not None
+    assert spec.loader is not None
+    layers = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(layers)
+    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    picture = (ROOT / "docs" / "pictures" / "layers.svg").read_text(encoding="utf-8")
+    hint = "python docs/layers.py draws the layers again"
+    assert layers.page_with_lists(page) == page, hint
+    assert layers.draw() == picture, hint
