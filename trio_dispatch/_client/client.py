@@ -229,7 +229,8 @@ class Client:
         job once, as it was when it had finished, in the order in which they finish. None raises:
         ``job.state`` says how it ended. As for `wait_job` there is no timeout.
         """
-        return FinishedJobs(self._calls, self._background, EnqueuedJobs(jobs))
+        source = EnqueuedJobs(jobs)
+        return FinishedJobs("client.wait_jobs(…)", self._calls, self._background, source)
 
     def run_jobs(self, requests: Iterable[EnqueueRequest], *, limit: int = 10) -> FinishedJobs:
         """Enqueue jobs and wait for them, *limit* of them at once, for the length of a block.
@@ -239,7 +240,7 @@ class Client:
         free, so it may be endless. Leaving the block enqueues no more; what is enqueued runs on.
         """
         source = JobsToRun(self._calls, requests, limit)
-        return FinishedJobs(self._calls, self._background, source)
+        return FinishedJobs("client.run_jobs(…)", self._calls, self._background, source)
 
     # Workflows.
 

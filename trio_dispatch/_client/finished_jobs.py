@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable
-from types import TracebackType
 from typing import Final, Protocol
 
 import trio
@@ -15,6 +14,7 @@ from trio_dispatch._client.enqueueing import EnqueueRequest
 from trio_dispatch._client.jobs import JobHandle
 from trio_dispatch._client.waiting import JOB, NARROW, Alarm, EndWatch
 from trio_dispatch._link.requests import Request
+from trio_dispatch._transport.receiving import BlockChannel
 from trio_dispatch._wire.arguments import check_count, check_text
 from trio_dispatch._wire.errors import DispatchError, fresh
 from trio_dispatch._wire.models import Job
@@ -137,14 +137,15 @@ class JobsToRun:
             self._calls.withdraw(request)
 
 
-class FinishedJobs(trio.abc.ReceiveChannel[Job]):
+class FinishedJobs(BlockChannel[Job]):
     """Jobs as they finish, however they end; see `Client.wait_jobs` and `Client.run_jobs`.
 
     An async context manager, and inside the block a `trio.abc.ReceiveChannel`. Leaving the block
     ends the waiting, and leaves the jobs alone.
     """
 
-    def __init__(self, calls: Calls, background: Background, source: Source) -> None:
+    def __init__(self, call: str, calls: Calls, background: Background, source: Source) -> None:
+        super().__init__(call)
         self._background = background
         self._why_ended = calls.why_ended
         self._source = source
@@ -153,38 +154,28 @@ class FinishedJobs(trio.abc.ReceiveChannel[Job]):
         self._jobs: deque[Job] = deque()
         self._readers = trio.lowlevel.ParkingLot()
         self._error: Exception | None = None
-        self._entered = self._ended = self._closed = False
+        self._ended = False
 
-    async def __aenter__(self) -> FinishedJobs:
-        if self._entered:
-            raise RuntimeError("this can be entered once; call wait_jobs() or run_jobs() again")
-        await trio.lowlevel.checkpoint()
-        self._entered = True
+    async def _open(self) -> None:
         self._background.spawn(self._run)
-        return self
 
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._close()
+    def _close(self) -> None:
+        self._scope.cancel()
+        self._jobs.clear()
+        self._readers.unpark_all()
 
     async def receive(self) -> Job:
         """Wait for the next job to finish; its ``state`` says how. Cancelled, it takes none.
 
         Raises:
             trio.EndOfChannel: these were all.
-            trio.ClosedResourceError: the block has been left.
+            trio.ClosedResourceError: the block has exited.
+            RuntimeError: the block has not been entered.
             DispatchError: a job could not be enqueued or found, or the client ended.
         """
         await trio.lowlevel.checkpoint()
-        if not self._entered:
-            raise RuntimeError("enter it first: async with client.wait_jobs(…) as finished")
         while True:
-            if self._closed:
-                raise trio.ClosedResourceError("the block that opened this has been left")
+            self._check_inside()
             if self._jobs:
                 job = self._jobs.popleft()
                 self._watch.ring()
@@ -195,17 +186,6 @@ class FinishedJobs(trio.abc.ReceiveChannel[Job]):
             if self._ended:
                 raise trio.EndOfChannel
             await self._readers.park()
-
-    async def aclose(self) -> None:
-        """Wait for no further job."""
-        self._close()
-        await trio.lowlevel.checkpoint()
-
-    def _close(self) -> None:
-        self._closed = True
-        self._scope.cancel()
-        self._jobs.clear()
-        self._readers.unpark_all()
 
     # In the background.
 

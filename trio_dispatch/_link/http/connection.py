@@ -218,8 +218,9 @@ class HttpConnection:
         id, method = request.id, request.frame.method
         try:
             with self._scopes[id]:
-                if stream is not None:
-                    await self._open(stream)
+                if stream is not None and not await self._open(stream):
+                    self._finish(request, _done(request), None)
+                    return
                 answer = await self._post(msgspec.structs.replace(request.frame, id=id))
                 if stream is not None:
                     self._confirm(stream, answer)
@@ -286,9 +287,16 @@ class HttpConnection:
     # A stream is opened first, and then the server is asked whether it meant it (protocol, "HTTP
     # RPC"): so the stream has had one more round trip to be in force.
 
-    async def _open(self, stream: ChannelStream) -> None:
+    async def _open(self, stream: ChannelStream) -> bool:
+        """Open *stream*. Returns False if it was closed meanwhile, because nobody wants it."""
         assert self._nursery is not None
-        await self._nursery.start(stream.run)
+        try:
+            await self._nursery.start(stream.run)
+        except RuntimeError:  # it ended before it had begun
+            if self._channels.get(stream.channel) is stream:
+                raise
+            return False
+        return True
 
     def _confirm(self, stream: ChannelStream, answer: WireFrame) -> None:
         if answer.error is None:
@@ -300,7 +308,7 @@ class HttpConnection:
         stream = self._channels.get(_channel(request))
         if stream is not None:
             self._close(stream)
-        self._finish(request, WireFrame(type=FrameType.RESPONSE, correl_id=request.id), None)
+        self._finish(request, _done(request), None)
 
     def _close(self, stream: ChannelStream) -> None:
         stream.close()
@@ -317,6 +325,11 @@ class HttpConnection:
         if self._channels.get(stream.channel) is stream and stream.confirmed and not self._over:
             del self._channels[stream.channel]
             self._owner.on_channel_lost(stream.channel)
+
+
+def _done(request: Request) -> WireFrame:
+    """The answer to a request that needs no server."""
+    return WireFrame(type=FrameType.RESPONSE, correl_id=request.id)
 
 
 def _channel(request: Request) -> str:
