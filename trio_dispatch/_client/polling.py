@@ -22,19 +22,13 @@ LAST_PAUSE: Final = 5.0
 """Seconds between questions at most."""
 
 QUESTIONS_PER_SECOND: Final = 2_000
-"""By the clock, for one wait for many things: beyond it their pauses grow, up to `LAST_PAUSE`."""
+"""Of one wait, without an event that calls for them, and answered "not yet"."""
 
 
-def next_question(began: float, things: int = 1) -> float:
-    """The time of the next question of a wait (`trio.current_time`).
-
-    Args:
-        began: when the wait began (`trio.current_time`).
-        things: how many things are asked for one by one at the same time.
-    """
+def next_question(began: float) -> float:
+    """The time of the next question of a wait that began at *began* (`trio.current_time`)."""
     now = trio.current_time()
-    pause = max(FIRST_PAUSE, SHARE_OF_WAIT * (now - began), things / QUESTIONS_PER_SECOND)
-    return now + min(pause, LAST_PAUSE)
+    return now + min(max(FIRST_PAUSE, SHARE_OF_WAIT * (now - began)), LAST_PAUSE)
 
 
 class PollSchedule:

@@ -33,7 +33,7 @@ import attrs
 import trio
 
 from trio_dispatch._client.calls import Calls, about, read_answer
-from trio_dispatch._client.polling import next_question
+from trio_dispatch._client.polling import QUESTIONS_PER_SECOND, next_question
 from trio_dispatch._client.subscriptions import Listener
 from trio_dispatch._link.requests import Request
 from trio_dispatch._wire.channels import JOBS, WORKFLOWS
@@ -150,6 +150,7 @@ class _Watched(Generic[M]):
         "end_event",
         "end_heard_at",
         "id",
+        "is_guess",
         "known",
         "missing_since",
         "next_time",
@@ -160,6 +161,8 @@ class _Watched(Generic[M]):
         self.id = id
         self.known = known
         """Whether it is known to exist."""
+        self.is_guess = False
+        """Whether no event has asked for the question under way."""
         self.began = trio.current_time()
         self.next_time = -math.inf
         """When to ask next (`trio.current_time`)."""
@@ -200,6 +203,8 @@ class EndWatch(Generic[M]):
         self._order = itertools.count()
         self._alarm = Alarm()
         self._listener: Listener | None = None
+        self._next_guess = -math.inf
+        """When the next question may be asked that no event has called for."""
         self.complete = False
         """Whether nothing more will be added, so that `run` may return when all have ended."""
 
@@ -221,7 +226,7 @@ class EndWatch(Generic[M]):
         """
         if id not in self._watched:
             watched = self._watched[id] = _Watched[M](id, known)
-            self._ask_at(watched, -math.inf)
+            self._ask_at(watched, watched.began)
             self._alarm.ring()
 
     def ring(self) -> None:
@@ -270,6 +275,8 @@ class EndWatch(Generic[M]):
                 continue
             if time > now:
                 return time
+            if now < self._next_guess and watched.end_event is None:
+                return self._next_guess
             if not self._has_room() or not self._calls.questions.take(self._alarm.ring):
                 return math.inf  # rung when that changes
             heapq.heappop(self._due)
@@ -279,6 +286,7 @@ class EndWatch(Generic[M]):
     def _ask(self, watched: _Watched[M]) -> None:
         frame = about(self._kind.method, self._kind.key, watched.id)
         watched.next_time = math.inf
+        watched.is_guess = watched.end_event is None
         watched.request = request = Request(
             frame, safe=True, on_done=lambda request: self._answered(watched, request)
         )
@@ -296,10 +304,15 @@ class EndWatch(Generic[M]):
         watched.request = None
         self._calls.questions.give_back()
         outcome = self._outcome(watched, request)
+        if watched.is_guess and outcome is None:
+            # Thousands that have ended are asked for at full speed; thousands that are at work are
+            # left to their events, and to so many questions a second.
+            now = trio.current_time()
+            self._next_guess = max(self._next_guess, now) + 1 / QUESTIONS_PER_SECOND
         if outcome is not None:
             self._end(watched, outcome)
         elif watched.next_time == math.inf:
-            self._ask_at(watched, next_question(watched.began, len(self._watched)))
+            self._ask_at(watched, next_question(watched.began))
             self._alarm.ring()
         else:
             self._ask_at(watched, watched.next_time)  # an event came meanwhile
