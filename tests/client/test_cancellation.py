@@ -9,11 +9,18 @@ import pytest
 import trio
 import trio.testing
 
-from tests.client.support import EITHER_LIBRARY, WEBSOCKETS, make_server, memory_client, through
+from tests.client.support import (
+    EITHER_LIBRARY,
+    WEBSOCKETS,
+    make_server,
+    memory_client,
+    open_memory_client,
+    through,
+)
 from tests.shares import FIRST, STEP
 from trio_dispatch import Client, EnqueueRequest, Frame
 from trio_dispatch._client.opening import running
-from trio_dispatch._link.connection import GROUP
+from trio_dispatch._link.connection import GROUP, WINDOW
 from trio_dispatch._link.requests import Request
 from trio_dispatch.server import Server
 
@@ -276,3 +283,26 @@ async def test_a_request_that_is_alone_is_written_on_the_spot(
         assert sent == [1] * GROUP + [GROUP + 1] * 2
         await trio.sleep(1)
         assert all(request.answer is not None for request in requests)
+
+
+async def test_no_more_than_256_requests_are_in_flight_whatever_they_are(
+    autojump_clock: object,
+) -> None:
+    server = make_server()
+    async with open_memory_client(server) as client, trio.open_nursery() as nursery:
+
+        async def subscribe(n: int) -> None:
+            async with client.subscribe(f"job:{n}"):
+                await trio.sleep_forever()
+
+        with server.freeze():
+            for n in range(1000):
+                nursery.start_soon(subscribe, n)
+                nursery.start_soon(client.stats)
+            await trio.testing.wait_all_tasks_blocked()
+            assert client.statistics().link.in_flight == WINDOW
+        await trio.testing.wait_all_tasks_blocked()
+        assert client.statistics().link.in_flight == 0
+        server.drop_connections()
+        await client.wait_connected()
+        nursery.cancel_scope.cancel()

@@ -165,3 +165,27 @@ async def test_opentelemetry_gets_spans_and_metrics(autojump_clock: object) -> N
     }
     assert counts["job.enqueue", "answered"] == 1
     assert counts["job.get", "failed"] == 1
+
+
+@pytest.mark.wires(*EITHER_LIBRARY)
+async def test_whatever_was_started_has_ended_when_the_client_has(autojump_clock: object) -> None:
+    server, recorder = make_server(), Recorder()
+    async with open_memory_client(server, instruments=[recorder]) as client:
+        with server.freeze():
+            for n in range(300):  # more than are written at once; given up, written or not
+                with trio.move_on_after(0.01):
+                    async with client.subscribe(f"job:{n}"):
+                        pass
+            with trio.move_on_after(0.01):
+                await client.stats()
+        async with client.subscribe("jobs"):
+            server.drop_connections()  # what waits to be written then is not sent any more
+            for n in range(300):
+                with trio.move_on_after(0.01):
+                    async with client.subscribe(f"job:{n}"):
+                        pass
+            await trio.sleep(20)
+            server.drop_connections()
+    assert len(recorder.started) > 300
+    assert [id(r) for r in recorder.started if r.seconds is None] == []
+    assert sorted(map(id, recorder.finished)) == sorted(map(id, recorder.started))

@@ -355,3 +355,49 @@ def test_help_shows_the_options() -> None:
         "nursery",
         "url",
     ]
+
+
+@pytest.mark.wires(*WEBSOCKETS)
+@pytest.mark.parametrize("how", ["cancelled nursery", "aclose"])
+async def test_however_a_client_ends_callers_in_other_nurseries_are_told(
+    how: str, autojump_clock: object
+) -> None:
+    server = make_server()
+    errors: list[Exception] = []
+
+    async def ask(client: Client) -> None:
+        with pytest.raises(ClientClosed) as caught:
+            await client.stats()
+        errors.append(caught.value)
+
+    async def listen(client: Client) -> None:
+        with pytest.raises(trio.EndOfChannel):
+            async with client.connection_events() as events:
+                while True:
+                    await events.receive()
+        errors.append(Exception("the end of connection events"))
+
+    async with server.run(), trio.open_nursery() as callers:
+        server.delay("stats", 1000)
+        async with trio.open_nursery() as nursery:
+            client = memory_client(server, request_timeout=None)
+            await nursery.start(run_alone, client)
+            callers.start_soon(ask, client)  # written
+            await trio.testing.wait_all_tasks_blocked()
+            for _ in range(300):  # beyond the window: most are not
+                callers.start_soon(ask, client)
+            callers.start_soon(listen, client)
+            await trio.testing.wait_all_tasks_blocked()
+            before = trio.current_time()
+            if how == "cancelled nursery":
+                nursery.cancel_scope.cancel()
+            else:
+                await client.aclose()
+        with trio.fail_after(2):
+            while len(errors) < 302:
+                await trio.testing.wait_all_tasks_blocked()
+        assert trio.current_time() - before <= 2
+        delivered = [e.maybe_delivered for e in errors if isinstance(e, ClientClosed)]
+        assert True in delivered
+        assert False in delivered
+        callers.cancel_scope.cancel()

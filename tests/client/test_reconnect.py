@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
+import itertools
 import os
 import statistics
 import tracemalloc
@@ -34,11 +36,12 @@ from trio_dispatch import (
     PermissionDenied,
     RequestTimeout,
     StreamGap,
+    Subscription,
 )
 from trio_dispatch._client.opening import run_alone, running
 from trio_dispatch._link.connection import Connection
 from trio_dispatch.server import Identity, Server
-from trio_dispatch.testing import PipeEnd
+from trio_dispatch.testing import FaultyProxy, PipeEnd
 
 pytestmark = pytest.mark.wires(*WEBSOCKETS)
 
@@ -410,6 +413,64 @@ async def test_a_half_open_peer_is_noticed_in_time(autojump_clock: object) -> No
             assert "no sign of life" in str(getattr(lost, "reason", ""))
         assert 15 <= trio.current_time() - before <= 25
         await client.stats()
+
+
+async def test_a_write_that_is_stuck_is_noticed_while_events_flow(autojump_clock: object) -> None:
+    server = make_server()
+    async with server.run(), FaultyProxy.in_memory(server.open_stream) as proxy:
+
+        async def connect(address: Any) -> trio.abc.Stream:
+            return await proxy.open_stream()
+
+        client = memory_client(server, heartbeat_timeout=10, heartbeat_interval=15)
+        async with running(through(client, connect)) as client, trio.open_nursery() as nursery:
+
+            @nursery.start_soon
+            async def publish() -> None:
+                for n in itertools.count():
+                    server.publish("job.completed", f"job:{n}", {"job_id": str(n)})
+                    await trio.sleep(1)
+
+            async def enqueue() -> None:
+                with pytest.raises(ConnectionLost):
+                    await client.enqueue("noop", "x" * 1_000_000)
+
+            async with client.subscribe("jobs", overflow="drop_oldest") as jobs:
+                async with client.connection_events() as events:
+                    assert (await events.receive()).connected
+                    proxy.stall("to_server")
+                    nursery.start_soon(enqueue)
+                    before = trio.current_time()
+                    lost = await events.receive()
+                    assert "no progress" in str(getattr(lost, "reason", ""))
+                    assert 10 <= trio.current_time() - before <= 20
+                    assert len([e for e in drain(jobs) if e.type == "job.completed"]) >= 9
+            nursery.cancel_scope.cancel()
+
+
+def drain(subscription: Subscription) -> list[Event]:
+    """What can be read without waiting."""
+    events: list[Event] = []
+    with contextlib.suppress(trio.WouldBlock):
+        while True:
+            events.append(subscription.receive_nowait())
+    return events
+
+
+async def test_a_silent_peer_is_pinged_after_each_interval(autojump_clock: object) -> None:
+    server = make_server()
+    async with server.run():
+        client = memory_client(server, heartbeat_interval=2, heartbeat_timeout=10)
+        async with running(client):
+            await trio.testing.wait_all_tasks_blocked()
+            before, sent = trio.current_time(), client.statistics().link.frames_sent
+            times: list[float] = []
+            while len(times) < 10:
+                await trio.sleep(0.25)
+                if client.statistics().link.frames_sent > sent:
+                    sent = client.statistics().link.frames_sent
+                    times.append(trio.current_time() - before)
+            assert times == pytest.approx([2.0 * (n + 1) for n in range(10)], abs=0.6)
 
 
 def server_frozen_at_the_wire(client: Client) -> None:

@@ -39,23 +39,55 @@ def test_events_tell_whether_there_is_a_connection() -> None:
 
 async def test_a_stream_begins_with_the_present_state(autojump_clock: object) -> None:
     announcer = Announcer()
-    assert await next_of(announcer.listen()) == Disconnected()
+    opened_before = announcer.listen()
+    async with announcer.listen() as events:
+        assert await next_of(events) == Disconnected()
     announcer.tell(UP)
-    assert await next_of(announcer.listen()) == UP
+    async with announcer.listen() as events:
+        assert await next_of(events) == UP
     down = Disconnected(ConnectionLost("gone"), 1)
     announcer.tell(down)
-    assert await next_of(announcer.listen()) == down
+    async with opened_before as events:  # it listens from when its block is entered
+        assert await next_of(events) == down
+
+
+async def test_a_stream_that_is_never_entered_is_kept_by_nobody() -> None:
+    announcer = Announcer()
+    left = weakref.ref(announcer.listen())
+    gc.collect()
+    assert left() is None
+
+
+async def test_reading_outside_its_block_is_a_mistake_that_says_so() -> None:
+    events = Announcer().listen()
+    with assert_checkpoints(), pytest.raises(RuntimeError, match="async with"):
+        await events.receive()
+
+
+async def test_a_stream_is_entered_once() -> None:
+    async with Announcer().listen() as events:
+        with pytest.raises(RuntimeError, match="once"):
+            await events.__aenter__()
+        assert await events.receive() == Disconnected()
+
+
+async def test_leaving_does_not_replace_what_the_body_raised() -> None:
+    with trio.CancelScope() as scope, pytest.raises(KeyboardInterrupt):
+        async with Announcer().listen():
+            scope.cancel()
+            raise KeyboardInterrupt
+    assert not scope.cancelled_caught
 
 
 async def test_every_listener_gets_every_event_in_order(autojump_clock: object) -> None:
     announcer = Announcer()
-    early = announcer.listen()
-    announcer.tell(UP)
-    late = announcer.listen()
-    down = Disconnected(None, 2)
-    announcer.tell(down)
-    assert [await next_of(early) for _ in range(3)] == [Disconnected(), UP, down]
-    assert [await next_of(late) for _ in range(2)] == [UP, down]
+    async with announcer.listen() as early:
+        announcer.tell(UP)
+        async with announcer.listen() as late:
+            down = Disconnected(None, 2)
+            announcer.tell(down)
+            assert [await next_of(early) for _ in range(3)] == [Disconnected(), UP, down]
+            assert [await next_of(late) for _ in range(2)] == [UP, down]
 
 
 async def test_a_listener_waits_for_what_comes_next() -> None:
@@ -131,27 +163,27 @@ async def test_a_stream_that_was_left_is_forgotten() -> None:
 
 async def test_leaving_one_stream_leaves_the_others(autojump_clock: object) -> None:
     announcer = Announcer()
-    left, kept = announcer.listen(), announcer.listen()
-    await left.aclose()
-    announcer.tell(UP)
-    assert [await next_of(kept) for _ in range(2)] == [Disconnected(), UP]
+    async with announcer.listen() as left, announcer.listen() as kept:
+        await left.aclose()
+        announcer.tell(UP)
+        assert [await next_of(kept) for _ in range(2)] == [Disconnected(), UP]
 
 
 async def test_a_listener_that_does_not_read_loses_the_oldest_and_holds_up_nobody(
     autojump_clock: object,
 ) -> None:
     announcer = Announcer()
-    events = announcer.listen()
-    for n in range(EVENTS_KEPT + 4):
-        announcer.tell(Connected("ws://h/dwp", str(n)))
-    assert events.dropped == 5
-    assert await next_of(events) == Connected("ws://h/dwp", "4")
+    async with announcer.listen() as events:
+        for n in range(EVENTS_KEPT + 4):
+            announcer.tell(Connected("ws://h/dwp", str(n)))
+        assert events.dropped == 5
+        assert await next_of(events) == Connected("ws://h/dwp", "4")
 
 
 async def test_cancelled_it_takes_nothing(autojump_clock: object) -> None:
     announcer = Announcer()
-    events = announcer.listen()
-    with trio.CancelScope() as scope:
-        scope.cancel()
-        await events.receive()
-    assert await next_of(events) == Disconnected()
+    async with announcer.listen() as events:
+        with trio.CancelScope() as scope:
+            scope.cancel()
+            await events.receive()
+        assert await next_of(events) == Disconnected()

@@ -11,7 +11,7 @@ import trio
 from msgspec import Raw
 from trio.testing import wait_all_tasks_blocked
 
-from trio_dispatch._link.handler import WAITING, Handler, HandlerTask
+from trio_dispatch._link.handler import LOG_PAUSE, WAITING, Handler, HandlerTask
 from trio_dispatch._wire.errors import ConnectionLost
 from trio_dispatch._wire.frames import Frame, WireFrame
 from trio_dispatch._wire.session import Ready
@@ -130,16 +130,21 @@ async def test_a_handler_is_cancelled_with_the_link() -> None:
     assert ended == ["1"]
 
 
-async def test_frames_beyond_the_queue_are_dropped_counted_and_logged(
-    caplog: pytest.LogCaptureFixture,
+async def test_frames_beyond_the_queue_are_dropped_counted_and_logged_once_a_minute(
+    caplog: pytest.LogCaptureFixture, autojump_clock: object
 ) -> None:
     got: list[Frame] = []
     async with handling(got.append) as task:
+        for n in range(WAITING + 200):
+            task.on_push(frame(n))
+        assert task.dropped == 200
+        assert len(caplog.records) == 1
+        await trio.sleep(LOG_PAUSE)
         for n in range(WAITING + 2):
             task.on_push(frame(n))
-        assert task.dropped == 2
-    assert [frame.id for frame in got] == [str(n) for n in range(WAITING)]
-    assert "dropped so far: 2" in caplog.text
+        assert len(caplog.records) == 2
+    assert len(got) == 2 * WAITING + 1
+    assert "dropped so far: 201" in caplog.text
 
 
 async def test_without_a_handler_frames_are_dropped_and_nobody_minds(

@@ -16,7 +16,8 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from trio_dispatch._transport.block import Blocks, in_background
+from trio_dispatch._transport.block import Blocks, in_background, open_background
+from trio_dispatch._transport.closing import close_now
 from trio_dispatch._transport.groups import leaves
 from trio_dispatch._wire.errors import ConnectionLost
 
@@ -630,3 +631,51 @@ def test_the_leaves_of_a_group_are_what_was_raised_outermost_first() -> None:
     group = BaseExceptionGroup("g", [a, BaseExceptionGroup("h", [b, c]), d])
     assert list(leaves(group)) == [a, b, c, d]
     assert list(leaves(a)) == [a]
+
+
+@pytest.mark.parametrize("interrupt", [KeyboardInterrupt, SystemExit])
+@pytest.mark.parametrize("body", ["waits", "raises"])
+def test_an_interrupt_in_a_background_task_comes_out_alone(
+    interrupt: type[BaseException], body: str
+) -> None:
+    async def fail() -> None:
+        raise interrupt
+
+    async def main() -> None:
+        async with open_background() as nursery, open_background() as inner:
+            nursery.start_soon(trio.sleep_forever)
+            inner.start_soon(fail)
+            if body == "raises":
+                await trio.lowlevel.checkpoint()
+                raise ValueError("boom")
+            await trio.sleep_forever()
+
+    assert type(outcome(main)) is interrupt
+
+
+def test_an_error_of_a_background_task_comes_out_alone() -> None:
+    async def fail() -> None:
+        raise KeyError("background")
+
+    async def main() -> None:
+        async with open_background() as nursery:
+            nursery.start_soon(fail)
+            await trio.sleep_forever()
+
+    assert isinstance(outcome(main), KeyError)
+
+
+def test_closing_at_once_does_not_replace_what_is_raised() -> None:
+    class Slow(trio.abc.AsyncResource):
+        async def aclose(self) -> None:
+            await trio.sleep(1)
+
+    async def main() -> None:
+        with trio.CancelScope() as scope:
+            try:
+                scope.cancel()
+                raise KeyboardInterrupt
+            finally:
+                await close_now(Slow())
+
+    assert isinstance(outcome(main), KeyboardInterrupt)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import datetime, timezone
 from typing import Any
 from unittest import mock
@@ -29,15 +29,16 @@ from hypothesis.stateful import (
 
 from tests.recorded import SCENARIOS, lines
 from tests.strategies import frames, json_values, texts
-from trio_dispatch._wire import session as _session
+from trio_dispatch._wire import dispatch_session as _session
 from trio_dispatch._wire.codecs import JSON, MSGPACK, Codec, thaw
+from trio_dispatch._wire.dispatch_session import EARLY_PINGS, FULL_CREDITS, DispatchSession
 from trio_dispatch._wire.errors import InternalError, ProtocolError
 from trio_dispatch._wire.frames import ErrorBody, Frame
 from trio_dispatch._wire.session import (
-    FULL_CREDITS,
     LATE_ANSWERS,
+    UNSENT_PONG_BYTES,
+    UNSENT_PONGS,
     Answer,
-    DispatchSession,
     Failure,
     FrameSession,
     Outcome,
@@ -465,16 +466,55 @@ def test_pings_pongs_and_credits_go_ahead_of_requests_each_in_order() -> None:
     size = session.bytes_to_send
     session.grant(7)
     arrive(session, type="ping", id="theirs")
+    arrive(session, type="ping", id="theirs again")
     ping = session.ping()
     assert has_urgent_data(session)
     assert session.bytes_to_send == size  # urgent data does not count: it never waits
     frames = sent(session)
-    assert [frame.credits for frame in frames] == [7, 0, 0, 0, 0, 0, 0]
-    assert frames[1].correl_id == "theirs"
-    assert [frame.id for frame in frames[2:]] == [ping, *requests, "sent"]
+    assert [frame.credits for frame in frames] == [7, 0, 0, 0, 0, 0, 0, 0]
+    assert [frame.correl_id for frame in frames[2:4]] == ["theirs", "theirs again"]
+    assert [frame.id for frame in frames[1:] if not frame.correl_id] == [ping, *requests, "sent"]
     assert not has_urgent_data(session)
     assert session.bytes_to_send == 0
     assert session.data_to_send() == []
+
+
+@pytest.mark.parametrize("make", [FrameSession, DispatchSession])
+def test_a_peer_that_pings_and_does_not_read_gets_the_last_pongs_only(
+    make: Callable[[], FrameSession],
+) -> None:
+    session = make()
+    session.start(None)
+    if isinstance(session, DispatchSession):
+        for n in range(1000):
+            arrive(session, type="ping", id=f"early {n}")
+        arrive(session, type="response", correl_id="t1", data={})
+        assert len(sent(session)) <= 2 + EARLY_PINGS
+    for n in range(10_000):
+        arrive(session, type="ping", id=str(n))
+    pongs = [frame.correl_id for frame in sent(session)]
+    assert pongs == [str(n) for n in range(10_000 - UNSENT_PONGS, 10_000)]
+    for n in range(100):
+        arrive(session, type="ping", id=f"{n} " + "x" * 20_000)
+    assert sum(len(message.data) for message in session.data_to_send()) < UNSENT_PONG_BYTES
+    arrive(session, type="ping", id="x" * 200_000)
+    assert len(sent(session)) == 1  # however large, the last one is answered
+    arrive(session, type="ping", id="again")
+    assert [frame.correl_id for frame in sent(session)] == ["again"]
+
+
+def test_an_id_is_not_used_again_while_its_first_answer_may_still_come() -> None:
+    session = FrameSession()
+    session.start(None)
+    session.request(Frame(id="a", method="one"))
+    session.forget("a")
+    with pytest.raises(ValueError, match="'a' is still unanswered"):
+        session.request(Frame(id="a", method="two"))
+    assert arrive(session, type="response", correl_id="a", data="one") == []
+    session.request(Frame(id="a", method="two"))
+    (answer,) = arrive(session, type="response", correl_id="a", data="two")
+    assert isinstance(answer, Answer)
+    assert bytes(answer.frame.data) == b'"two"'
 
 
 def test_bytes_to_send_is_the_size_of_the_requests() -> None:

@@ -24,8 +24,8 @@ from trio_dispatch._link.tokens import TokenProvider
 from trio_dispatch._transport.websocket import Connector, choose_library
 from trio_dispatch._wire.arguments import check_count, check_seconds, check_text
 from trio_dispatch._wire.codecs import JSON, MSGPACK, Codec
+from trio_dispatch._wire.dispatch_session import DispatchSession
 from trio_dispatch._wire.errors import NotSupported
-from trio_dispatch._wire.session import DispatchSession
 from trio_dispatch._wire.url import Address
 
 Format = Literal["json", "msgpack"]

@@ -266,8 +266,8 @@ class Connection:
         if self.ready:
             outbox = self._owner.outbox
             debug = self._log.isEnabledFor(logging.DEBUG)
-            while session.bytes_to_send < BATCH:
-                request = outbox.take(window_full=session.in_flight >= WINDOW)
+            while session.bytes_to_send < BATCH and session.in_flight < WINDOW:
+                request = outbox.take(window_full=False)
                 if request is None:
                     break
                 self._put_on_the_wire(request)
@@ -359,34 +359,65 @@ class Connection:
     # The heartbeat.
 
     async def _watch_for_life(self, heartbeat: Heartbeat) -> None:
-        """Ping a peer that is silent for an interval; give it up when it stays so."""
+        """Ping a peer that is silent for an interval; give up one that is dead (design rule 6).
+
+        Dead is a peer that shows no sign of life for a timeout after the ping was written, and one
+        that takes no byte of a write for a timeout, whatever else arrives from it.
+        """
+        asked_at: float | None = None
+        silent_since = self._last_life
         while True:
-            await trio.sleep_until(self._last_life + heartbeat.interval)
-            silent_since = self._last_life
+            if self._last_life != silent_since:
+                silent_since, asked_at = self._last_life, None
+            now = trio.current_time()
             if not self.ready:
                 return  # closing, which has a deadline of its own
-            if trio.current_time() < silent_since + heartbeat.interval:
+            if asked_at is None and now >= silent_since + heartbeat.interval:
+                asked_at, self._ping_written_at = now, None
+                self.session.ping()
+                self.wake()
+            verdict = self._death(heartbeat, asked_at)
+            if verdict <= now:
+                if await self._is_dead(heartbeat, asked_at, silent_since):
+                    return
                 continue
-            self._ping_written_at = None
-            self.session.ping()
-            self.wake()
-            if not await self._shows_life(silent_since, heartbeat.timeout):
-                self._lost(f"no sign of life for {trio.current_time() - silent_since:.3g} s")
-                return
+            # A ping that is answered at once is followed by the next after an interval.
+            pause = (
+                now + heartbeat.interval
+                if asked_at is not None
+                else silent_since + heartbeat.interval
+            )
+            # A write that gets stuck meanwhile is noticed after two timeouts at the latest.
+            await trio.sleep_until(min(verdict, pause, now + heartbeat.timeout))
 
-    async def _shows_life(self, silent_since: float, timeout: float) -> bool:
+    def _death(self, heartbeat: Heartbeat, asked_at: float | None) -> float:
+        """When the peer will be dead, if nothing happens until then."""
         assert self._transport is not None
-        asked_at = trio.current_time()
-        while self._last_life == silent_since:
+        stuck_since = self._transport.stuck_since
+        since = float("inf") if stuck_since is None else stuck_since
+        if asked_at is not None:
             # The time for an answer runs from when the ping is written. Until then a write is
             # under way, which has as long to advance.
-            since = self._ping_written_at or self._transport.stuck_since or asked_at
-            if trio.current_time() < since + timeout:
-                await trio.sleep_until(since + timeout)
-                continue
-            # The answer may have arrived while this process was not running: let the reader,
-            # and the library under it, have one more turn before judging.
-            for _ in range(5):
-                await trio.lowlevel.checkpoint()
-            return self._last_life != silent_since
+            since = min(since, self._ping_written_at or stuck_since or asked_at)
+        return since + heartbeat.timeout
+
+    async def _is_dead(
+        self, heartbeat: Heartbeat, asked_at: float | None, silent_since: float
+    ) -> bool:
+        """Judge a peer whose time is over, and record the verdict."""
+        # Its answer may have arrived while this process was not running: let the reader, the
+        # writer, and the library under them, have one more turn before judging.
+        for _ in range(5):
+            await trio.lowlevel.checkpoint()
+        if self._last_life != silent_since:
+            asked_at = None
+        now = trio.current_time()
+        if self._death(heartbeat, asked_at) > now:
+            return False
+        assert self._transport is not None
+        stuck_since = self._transport.stuck_since
+        if stuck_since is not None and stuck_since + heartbeat.timeout <= now:
+            self._lost(f"a write has made no progress for {now - stuck_since:.3g} s")
+        else:
+            self._lost(f"no sign of life for {now - silent_since:.3g} s")
         return True

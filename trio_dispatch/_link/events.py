@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import TracebackType
 from typing import Final, cast
 
 import attrs
@@ -75,21 +76,29 @@ class Announcer:
         self._listeners.clear()
 
     def listen(self) -> LinkEvents:
-        """A new stream, which begins with the present state."""
-        events = LinkEvents(self._listeners.discard)
+        """A new stream, which begins with the state at the time when its block is entered."""
+        return LinkEvents(self._attach, self._listeners.discard)
+
+    def _attach(self, events: LinkEvents) -> None:
         events.mailbox.put(self._state)
         if self._ended is None:
             self._listeners.add(events)
         else:
             events.mailbox.end(*self._ended)
-        return events
 
 
 class LinkEvents(trio.abc.ReceiveChannel[ConnectionEvent]):
-    """A stream of `Connected` and `Disconnected`, for use as an async context manager."""
+    """A stream of `Connected` and `Disconnected`, for use as an async context manager.
 
-    def __init__(self, leave: Callable[[LinkEvents], None]) -> None:
-        self._leave = leave
+    It begins, with the present state, when its block is entered, and can be entered once.
+    """
+
+    def __init__(
+        self, attach: Callable[[LinkEvents], None], detach: Callable[[LinkEvents], None]
+    ) -> None:
+        self._attach = attach
+        self._detach = detach
+        self._entered = False
         self.mailbox: Mailbox[ConnectionEvent] = Mailbox(EVENTS_KEPT, "drop_oldest")
 
     @property
@@ -97,18 +106,46 @@ class LinkEvents(trio.abc.ReceiveChannel[ConnectionEvent]):
         """Events lost because nobody read them."""
         return self.mailbox.dropped
 
+    async def __aenter__(self) -> LinkEvents:
+        """Begin to listen. A checkpoint."""
+        if self._entered:
+            raise RuntimeError("a stream of connection events can be entered once; open another")
+        self._entered = True
+        await trio.lowlevel.checkpoint()
+        self._attach(self)
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._leave()
+        # No checkpoint: leaving never turns what the body raised into Cancelled.
+
     async def receive(self) -> ConnectionEvent:
         """Wait for the next event. Cancelled, it takes nothing.
 
         Raises:
+            RuntimeError: its block has not been entered.
             trio.EndOfChannel: the link was closed.
             DispatchError: the link ended by this error.
             trio.ClosedResourceError: the block has been left.
         """
+        if not self._entered:
+            await trio.lowlevel.checkpoint()
+            raise RuntimeError(
+                "enter the stream first: async with client.connection_events() as events"
+            )
         return cast("ConnectionEvent", await self.mailbox.receive())
 
     async def aclose(self) -> None:
-        """Stop listening."""
-        self._leave(self)
-        self.mailbox.close()
+        """Stop listening. Idempotent."""
+        self._entered = True
+        self._leave()
         await trio.lowlevel.checkpoint()
+
+    def _leave(self) -> None:
+        self._detach(self)
+        self.mailbox.close()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import logging
+import math
 from collections.abc import Awaitable, Callable
 from datetime import datetime
 from typing import Final
@@ -17,8 +18,11 @@ from trio_dispatch._wire.session import Ready
 
 Handler = Callable[[Frame], "object | Awaitable[object]"]
 
+LOG_PAUSE: Final = 60.0
+"""Seconds between two warnings about dropped frames; the later one has the whole count."""
+
 WAITING: Final = 1_024
-"""Frames that wait for the handler; the next one is dropped, counted and logged."""
+"""Frames that wait for the handler; the next one is dropped and counted."""
 
 
 class HandlerTask:
@@ -33,6 +37,7 @@ class HandlerTask:
         self._log = logger
         self.dropped = 0
         """Frames that the handler was too slow for."""
+        self._warned_at = -math.inf
         self._send, self._receive = trio.open_memory_channel[WireFrame](WAITING)
 
     def on_ready(self, ready: Ready) -> None:
@@ -55,7 +60,12 @@ class HandlerTask:
             self._send.send_nowait(frame)
         except trio.WouldBlock:
             self.dropped += 1
-            self._log.warning("the handler is too slow; frames dropped so far: %d", self.dropped)
+            now = trio.current_time()
+            if now >= self._warned_at + LOG_PAUSE:
+                self._warned_at = now
+                self._log.warning(
+                    "the handler is too slow; frames dropped so far: %d", self.dropped
+                )
 
     on_stray = on_push
 

@@ -48,8 +48,9 @@ class Link:
         await self._supervisor.wait_connected()
 
     def events(self) -> LinkEvents:
-        """Open a stream of `Connected` and `Disconnected`, which begins with the present state.
+        """Open a stream of `Connected` and `Disconnected`, for the length of a block.
 
+        It begins with the state at the time when the block is entered.
         Every caller gets a stream of its own, and a slow one holds up nobody: the oldest events
         beyond 1,024 unread ones are dropped, and `LinkEvents.dropped` counts them.
         """

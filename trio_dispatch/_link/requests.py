@@ -55,6 +55,7 @@ class Request:
         "frame",
         "id",
         "lane",
+        "maybe_sent",
         "on_done",
         "on_end",
         "safe",
@@ -80,6 +81,8 @@ class Request:
         self.on_done = on_done
         self.on_end: Callable[[str], None] | None = None
         """Told how it ended, whoever waits for it: for instruments."""
+        self.maybe_sent: Callable[[], bool] | None = None
+        """Whether a frame may have been sent on its behalf, for one that is never sent itself."""
         self.id = ""
         """The id on the wire, once written."""
         self.written = False
@@ -94,7 +97,9 @@ class Request:
     @property
     def maybe_delivered(self) -> bool:
         """Whether the server may have seen it."""
-        return self.written or self.drops > 0
+        if self.written or self.drops > 0:
+            return True
+        return self.maybe_sent is not None and self.maybe_sent()
 
     def finish(self, answer: WireFrame | None = None, error: Exception | None = None) -> None:
         """Settle the request, once; wakes who waits for it."""
@@ -104,7 +109,7 @@ class Request:
         self.answer = answer
         self.error = error
         if self.on_end is not None:
-            self.on_end("answered" if error is None else "failed")
+            self.report_end("answered" if error is None else "failed")
         if self._task is not None:
             task, self._task = self._task, None
             trio.lowlevel.reschedule(task)
@@ -115,8 +120,13 @@ class Request:
         """Nobody waits for it any more: whatever comes of it is dropped."""
         if not self.finished:
             self.finished = True
-            if self.on_end is not None:
-                self.on_end("cancelled")
+            self.report_end("cancelled")
+
+    def report_end(self, outcome: str) -> None:
+        """Tell the instruments how it ended, once."""
+        on_end, self.on_end = self.on_end, None
+        if on_end is not None:
+            on_end(outcome)
 
     async def wait(self, give_up: Callable[[Request], None]) -> WireFrame | None:
         """Wait until the request is done, and return its answer (None if it expects none).
@@ -186,9 +196,11 @@ class Outbox:
         """*request* waits no longer to be written."""
         self._lanes[request.lane].pop(request, None)
 
-    def clear(self, lane: Lane) -> None:
-        """Forget all that wait in *lane*."""
+    def clear(self, lane: Lane) -> list[Request]:
+        """Take everything that waits in *lane*."""
+        requests = list(self._lanes[lane])
         self._lanes[lane].clear()
+        return requests
 
     def drain(self) -> list[Request]:
         """Take everything that waits to be written, in order."""

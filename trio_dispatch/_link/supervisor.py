@@ -142,8 +142,9 @@ class Supervisor:
                 raise fresh(self._error)
 
     def events(self) -> LinkEvents:
-        """Open a stream of `Connected` and `Disconnected`, which begins with the present state.
+        """Open a stream of `Connected` and `Disconnected`, for the length of a block.
 
+        It begins with the state at the time when the block is entered.
         Every caller gets a stream of its own, and a slow one holds up nobody: the oldest events
         beyond 1,024 unread ones are dropped, and `LinkEvents.dropped` counts them.
         """
@@ -242,6 +243,7 @@ class Supervisor:
 
     def withdraw(self, request: Request) -> None:
         """Nobody waits for *request* any more: unwritten, it is never sent."""
+        request.report_end("cancelled")
         self.outbox.unwatch(request)
         self.outbox.remove(request)
         if request.written and self._connection is not None:
@@ -346,8 +348,10 @@ class Supervisor:
 
     def _finish(self) -> None:
         self._ended = self._closing = True
-        self._connection = None
+        # Requests that are written to the connection are settled too: their callers may live in
+        # other nurseries than the one that was cancelled.
         self._reject_all(self._error)
+        self._connection = None
         self._up.set()
         self._announce(Disconnected(self._error))
         self._announcer.end(self._error)
@@ -417,7 +421,8 @@ class Supervisor:
         if self._up.is_set():
             self._up = trio.Event()
         self._lost_at = trio.current_time()
-        self.outbox.clear(Lane.RESTORE)
+        for request in self.outbox.clear(Lane.RESTORE):
+            request.report_end("cancelled")
         self._observer.on_lost(connection.last_ts)
         reason = str(connection.ending)
         for request in connection.written.values():
@@ -446,9 +451,8 @@ class Supervisor:
             idle = deadline is None
             await trio.sleep_until(trio.current_time() + timeout if deadline is None else deadline)
             for request in self.outbox.expired(trio.current_time()):
-                error = timed_out(request, timeout)
+                request.finish(error=timed_out(request, timeout))
                 self.withdraw(request)
-                request.finish(error=error)
 
     def _reject_all(self, error: DispatchError | None) -> None:
         """Settle everything that waits: with *error*, or because the link is closed."""

@@ -1,8 +1,9 @@
 """Blocks whose background may end before they do.
 
-A client lives beside the body of an ``async with``. If the client ends, the body must end too, and
-the block raises the client's error; if the body raises, that comes out unchanged, although a
-nursery would wrap it in a group. Both are decided here, and only here.
+A client runs in the background of an ``async with`` body. If the client ends, the body must end
+too, and the block raises the client's error; if the body raises, that comes out unchanged, although
+a nursery would wrap it in a group. Both are decided here, and only here, also for the embedded
+server and `FaultyProxy`.
 """
 
 from __future__ import annotations
@@ -94,12 +95,18 @@ class _Resource(Protocol):
 R = TypeVar("R", bound=_Resource)
 
 
+def interrupt_in(exc: BaseException) -> BaseException | None:
+    """Find the KeyboardInterrupt or SystemExit in *exc*, which may be a group."""
+    return next((e for e in leaves(exc) if isinstance(e, (KeyboardInterrupt, SystemExit))), None)
+
+
 @asynccontextmanager
 async def open_background() -> AsyncGenerator[trio.Nursery, None]:
-    """A nursery for what runs beside a block, and ends with it.
+    """Open a nursery whose tasks are cancelled when the block ends, for whatever reason.
 
-    What the body raises comes out unchanged. KeyboardInterrupt and SystemExit win, wherever they
-    were raised, and come out alone; so does an error of a task, if the body raised none.
+    What the body raises comes out unchanged, never in a group. If a background task fails, its
+    error comes out alone, unless the body raised one. KeyboardInterrupt and SystemExit win,
+    wherever they were raised.
     """
     from_body: BaseException | None = None
     from_nursery: BaseException | None = None
@@ -107,7 +114,7 @@ async def open_background() -> AsyncGenerator[trio.Nursery, None]:
         async with trio.open_nursery(strict_exception_groups=True) as nursery:
             try:
                 yield nursery
-            except trio.Cancelled:
+            except (trio.Cancelled, GeneratorExit):
                 raise
             except BaseException as exc:  # noqa: BLE001 - raised below
                 from_body = exc
@@ -115,12 +122,11 @@ async def open_background() -> AsyncGenerator[trio.Nursery, None]:
     except BaseExceptionGroup as group:
         from_nursery = group
     if from_nursery is not None:
-        found = list(leaves(from_nursery))
-        for leaf in found:
-            if isinstance(leaf, (KeyboardInterrupt, SystemExit)):
-                raise leaf
+        interrupt = interrupt_in(from_nursery)
+        if interrupt is not None:
+            raise interrupt
         if from_body is None:
-            ours = [leaf for leaf in found if not isinstance(leaf, trio.Cancelled)]
+            ours = [leaf for leaf in leaves(from_nursery) if not isinstance(leaf, trio.Cancelled)]
             raise ours[0] if ours else from_nursery
     if from_body is not None:
         raise from_body
@@ -130,10 +136,10 @@ async def open_background() -> AsyncGenerator[trio.Nursery, None]:
 async def in_background(
     run: Callable[..., Awaitable[None]], resource: R
 ) -> AsyncGenerator[R, None]:
-    """Run *run* beside a block that uses *resource*, and leave nothing of either behind.
+    """Run *run* in the background of a block that uses *resource*, and leave nothing of either.
 
-    *run* tells by its ``task_status`` when the block may begin; what it raises before that is
-    raised here. Errors come out as of `open_background`.
+    *run* reports by its ``task_status`` when the block may begin; what it raises before that is
+    raised here. The rules of `open_background` decide what comes out.
     """
     async with open_background() as nursery:
         await nursery.start(run)

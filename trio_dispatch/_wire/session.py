@@ -9,8 +9,8 @@ the list of outcomes that comes back, and it writes whatever `data_to_send` retu
 Asking the session to send something only encodes it and remembers that it is owed an answer.
 
 There are two of them. `FrameSession` is what any server needs whose messages are frames with
-``id`` and ``correl_id``: it correlates answers with requests. `DispatchSession` adds the Dispatch
-Wire Protocol: it authenticates, switches formats, grants credits, and answers pings.
+``id`` and ``correl_id``: it correlates answers with requests. `DispatchSession`, in a module of its
+own, adds the Dispatch Wire Protocol: it authenticates, switches formats and grants credits.
 
 The rules:
 
@@ -19,50 +19,45 @@ The rules:
 2. **Dispatch answers everything, in the order of arrival** (protocol, "Frame"). Hence an error
    without ``correl_id`` belongs to the oldest unanswered frame. Credits frames alone have no
    answer, and are not remembered.
-3. **All transitions are in one table**, `_TRANSITIONS`: what a frame of a given type means in a
-   given state. A pair that is not in it is a breach of the protocol by the other side, and raises
-   `ProtocolError`; our own mistakes raise `InternalError`.
+3. **All transitions of Dispatch are in one table**, in ``dispatch_session``: what a frame of a
+   given type means in a given state. A pair that is not in it is a breach of the protocol by the
+   other side, and raises `ProtocolError`; our own mistakes raise `InternalError`.
 4. **What the session itself has to say goes first**: pings, pongs and credits precede requests in
    `data_to_send` (measured: a grant behind 10,000 queued requests came too late).
 5. **A breach of the protocol ends the session.** An undecodable message may have been anybody's
    answer, so nothing that is owed one can be told apart any more.
 """
 
-# The table of transitions stands behind the class whose methods it names.
-# pyright: reportPrivateUsage=false
-
 from __future__ import annotations
 
 import itertools
-from collections import deque
+from collections import OrderedDict, deque
 from datetime import datetime
 from enum import Enum
 from typing import Final
 
 import msgspec
 
-from trio_dispatch._wire.codecs import (
-    JSON,
-    Codec,
-    UndecodableFrame,
-    decode_leniently,
-    object_text,
-)
+from trio_dispatch._wire.codecs import JSON, Codec, UndecodableFrame
 from trio_dispatch._wire.errors import InternalError, ProtocolError
 from trio_dispatch._wire.frames import (
     ErrorBody,
     Frame,
     FrameType,
     Message,
-    Method,
     WireFrame,
 )
 
-FULL_CREDITS: Final = 1_000_000
-"""Credits granted when a session begins; topped up whenever half of them are spent."""
-
 LATE_ANSWERS: Final = 4_096
 """How many forgotten requests a `FrameSession` remembers, to drop their answers quietly."""
+
+UNSENT_PONGS: Final = 64
+"""Pongs that wait to be written. A peer that sends more pings than it reads pongs gets those to
+its latest pings.
+"""
+
+UNSENT_PONG_BYTES: Final = 64 * 1024
+"""Bytes of pongs that wait to be written; the last one may be larger."""
 
 
 class State(str, Enum):
@@ -128,7 +123,7 @@ class Stray(msgspec.Struct, frozen=True):
 Outcome = Ready | Refused | Answer | Failure | Pong | Push | Stray
 
 
-class _Owed(Enum):
+class Owed(Enum):
     """Who is owed the answer to an unanswered frame."""
 
     CALLER = 0
@@ -146,10 +141,12 @@ class FrameSession:
         self._codec = codec
         self._state = State.NEW
         self._urgent: list[Message] = []
+        self._pongs: deque[Message] = deque()
+        self._pong_bytes = 0
         self._requests: list[Message] = []
         self._request_bytes = 0
-        self._unanswered: dict[str, _Owed] = {}
-        self._late: deque[str] = deque(maxlen=LATE_ANSWERS)
+        self._unanswered: dict[str, Owed] = {}
+        self._late: OrderedDict[str, None] = OrderedDict()
         self._ids = itertools.count(1)
         self.last_ts: datetime | None = None
         """The server's clock at the last frame that named it."""
@@ -167,7 +164,7 @@ class FrameSession:
     @property
     def has_urgent_data(self) -> bool:
         """Whether the session itself has something to say."""
-        return bool(self._urgent)
+        return bool(self._urgent or self._pongs)
 
     @property
     def bytes_to_send(self) -> int:
@@ -191,14 +188,14 @@ class FrameSession:
             The frame's id; a frame without one gets one.
 
         Raises:
-            ValueError: a frame of the same id is still unanswered; or, for Dispatch, *frame* grants
-                credits, which servers never answer.
+            ValueError: a frame of the same id is still unanswered, also one that was forgotten; or,
+                for Dispatch, *frame* grants credits, which servers never answer.
         """
         self._expect(State.READY)
         if text is None or frame.id or frame.credits or self._codec is not JSON:
             return self._request_encoding(frame)
         id = self._new_id()
-        self._unanswered[id] = _Owed.CALLER
+        self._unanswered[id] = Owed.CALLER
         encoded = JSON.with_id(text, id)
         self._requests.append(Message(encoded, False))
         self._request_bytes += len(encoded)
@@ -206,7 +203,7 @@ class FrameSession:
 
     def _request_encoding(self, frame: Frame) -> str:
         """`request`, for a frame whose text cannot be used as it is."""
-        return self._send_tracked(frame, _Owed.CALLER)
+        return self._send_tracked(frame, Owed.CALLER)
 
     def send(self, frame: Frame) -> None:
         """Send *frame*, expecting nothing. Whatever answers it is a `Stray`."""
@@ -217,7 +214,7 @@ class FrameSession:
         """Send a ping ahead of all requests. Returns its id, which the `Pong` will name."""
         self._expect(State.READY)
         frame = Frame(id=self._new_id(), type=FrameType.PING)
-        self._unanswered[frame.id] = _Owed.HEARTBEAT
+        self._unanswered[frame.id] = Owed.HEARTBEAT
         self._urgent.append(self._encode(frame))
         return frame.id
 
@@ -226,12 +223,14 @@ class FrameSession:
         if self._unanswered.pop(id, None) is not None:
             # Nothing promises that this server answers everything; what it never answers must
             # not stay in flight, and what it does answer is recognized for a while.
-            self._late.append(id)
+            self._remember_late(id)
 
     def data_to_send(self) -> list[Message]:
         """Take the messages to write now, in order."""
-        data = self._urgent + self._requests
+        data = [*self._urgent, *self._pongs, *self._requests]
         self._urgent, self._requests, self._request_bytes = [], [], 0
+        self._pongs.clear()
+        self._pong_bytes = 0
         return data
 
     def receive(self, payload: bytes | str) -> list[Outcome]:
@@ -267,7 +266,7 @@ class FrameSession:
             The ids of written requests whose callers still wait: their fate is unknown.
         """
         self._state = State.CLOSED
-        ids = [id for id, owed in self._unanswered.items() if owed is _Owed.CALLER]
+        ids = [id for id, owed in self._unanswered.items() if owed is Owed.CALLER]
         self._unanswered.clear()
         self.data_to_send()
         return ids
@@ -290,26 +289,31 @@ class FrameSession:
         owed = self._unanswered.pop(id, None)
         if owed is None:
             return self._unowed(id, frame)
-        if owed is _Owed.CALLER:
+        if owed is Owed.CALLER:
             if frame.type == FrameType.ERROR or frame.error is not None:
                 return Failure(id, frame.error or ErrorBody())
             return Answer(id, frame)
-        if owed is _Owed.HEARTBEAT:
+        if owed is Owed.HEARTBEAT:
             return Pong(id)
-        return Stray(frame) if owed is _Owed.HANDLER else None
+        return Stray(frame) if owed is Owed.HANDLER else None
 
     def _whose(self, frame: WireFrame) -> str | None:  # noqa: ARG002 (types differ in DWP)
         """Which unanswered frame an answer without ``correl_id`` belongs to."""
         for id, owed in self._unanswered.items():
-            if owed is not _Owed.HEARTBEAT:
+            if owed is not Owed.HEARTBEAT:
                 return id
         return None
 
     def _unowed(self, id: str, frame: WireFrame) -> Outcome | None:
         if id in self._late:
-            self._late.remove(id)
+            del self._late[id]
             return None
         return Stray(frame)
+
+    def _remember_late(self, id: str) -> None:
+        self._late[id] = None
+        if len(self._late) > LATE_ANSWERS:
+            self._late.popitem(last=False)
 
     def _on_ping(self, frame: WireFrame) -> Outcome | None:
         pong = Frame(id=self._new_id(), type=FrameType.PONG, correl_id=frame.id, ts=frame.ts)
@@ -317,19 +321,31 @@ class FrameSession:
             payload = self._encode(pong)
         except ValueError:  # msgpack has no form for the first and last hours of the calendar
             payload = self._encode(msgspec.structs.replace(pong, ts=None))
-        self._urgent.append(payload)
+        self._put_pong(payload)
         # No answer is due. Today's server would refuse a pong as an unknown method (recording
         # "frames"), though it never sends the ping; such an answer is nobody's business.
-        self._late.append(pong.id)
+        self._remember_late(pong.id)
         return None
+
+    def _put_pong(self, pong: Message) -> None:
+        """Queue *pong*; the oldest ones make way where a peer pings and does not read."""
+        self._pong_bytes += len(pong.data)
+        while self._pongs and (
+            len(self._pongs) >= UNSENT_PONGS or self._pong_bytes > UNSENT_PONG_BYTES
+        ):
+            self._pong_bytes -= len(self._pongs.popleft().data)
+        self._pongs.append(pong)
 
     # Helpers.
 
-    def _send_tracked(self, frame: Frame, owed: _Owed) -> str:
+    def _send_tracked(self, frame: Frame, owed: Owed) -> str:
         if not frame.id:
             frame = msgspec.structs.replace(frame, id=self._new_id())
-        elif frame.id in self._unanswered:
-            raise ValueError(f"a frame with the id {frame.id!r} is still unanswered")
+        elif frame.id in self._unanswered or frame.id in self._late:
+            # The late answer to the first would be taken for the answer to this one.
+            raise ValueError(
+                f"a frame with the id {frame.id!r} is still unanswered; use another id"
+            )
         payload = self._encode(frame)
         self._unanswered[frame.id] = owed
         self._queue(payload)
@@ -341,7 +357,7 @@ class FrameSession:
 
     def _new_id(self) -> str:
         id = f"t{next(self._ids)}"
-        while id in self._unanswered:  # a caller has chosen it for a frame of its own
+        while id in self._unanswered or id in self._late:  # a caller has chosen it
             id = f"t{next(self._ids)}"
         return id
 
@@ -351,149 +367,3 @@ class FrameSession:
     def _expect(self, state: State) -> None:
         if self._state is not state:
             raise InternalError(f"the session is {self._state.value}, not {state.value}")
-
-
-class _AuthAnswer(msgspec.Struct, frozen=True):
-    format: str = ""
-    session_id: str = ""
-
-
-_auth_decoder: Final = msgspec.json.Decoder(_AuthAnswer)
-
-
-def _only_grants(frame: Frame) -> bool:
-    """Whether servers take *frame* for a grant of credits, which has no answer.
-
-    They look at the type ``ping`` first, and at the method last (protocol, "Frame", "Credits").
-    """
-    return frame.credits > 0 and frame.type != FrameType.PING
-
-
-class DispatchSession(FrameSession):
-    """A session of the Dispatch Wire Protocol.
-
-    Args:
-        codecs: the formats that may be agreed on, the wished-for one first.
-    """
-
-    def __init__(self, *codecs: Codec) -> None:
-        super().__init__(JSON)
-        self._formats = {codec.name: codec for codec in codecs or (JSON,)}
-        self._wish = next(iter(self._formats))
-        self._early_pings: list[WireFrame] = []
-        self._credits = 0
-
-    def start(self, token: str | None) -> None:
-        """Authenticate: the first frame, and always JSON text (protocol, "Session")."""
-        self._expect(State.NEW)
-        self._state = State.AUTHENTICATING
-        auth = Frame(
-            id=self._new_id(),
-            type=FrameType.REQUEST,
-            method=Method.AUTH,
-            data={"token": token or "", "format": self._wish},
-        )
-        self._queue(self._encode(auth))
-        # The answer comes in the agreed format already, so until it does both are expected:
-        # the binary codecs recognize JSON by its first byte.
-        self._codec = self._formats[self._wish]
-
-    def _request_encoding(self, frame: Frame) -> str:
-        if _only_grants(frame):
-            raise ValueError("a frame with credits is never answered: send it without waiting")
-        return super()._request_encoding(frame)
-
-    def send(self, frame: Frame) -> None:
-        """Send *frame*, for whose answer nobody waits: it comes back as a `Stray`."""
-        self._expect(State.READY)
-        if not _only_grants(frame):
-            self._send_tracked(frame, _Owed.HANDLER)
-            return
-        if not frame.id:
-            # Should the server refuse it all the same, the error names it, and is nobody else's.
-            frame = msgspec.structs.replace(frame, id=self._new_id())
-        self._queue(self._encode(frame))
-
-    def forget(self, id: str) -> None:
-        """Nobody waits for the answer to *id* any more. It stays in flight until it is answered."""
-        if id in self._unanswered:
-            self._unanswered[id] = _Owed.NOBODY
-
-    def grant(self, credits: int) -> None:
-        """Let the server send *credits* events more; goes ahead of all requests."""
-        self._expect(State.READY)
-        self._credits += credits
-        frame = Frame(id=self._new_id(), type=FrameType.REQUEST, credits=credits)
-        self._urgent.append(self._encode(frame))
-
-    # The transitions.
-
-    def _act(self, frame: WireFrame) -> Outcome | None:
-        actions = _ACTIONS[self._state]
-        action = actions.get(frame.type) or actions.get("*")
-        if action is None:
-            raise ProtocolError(
-                f"the server sent a frame of type {frame.type!r} while {self._state.value}"
-            )
-        return action(self, frame)
-
-    def _on_auth_response(self, frame: WireFrame) -> Outcome:
-        try:
-            answer = decode_leniently(object_text(frame.data), _auth_decoder)
-        except (msgspec.DecodeError, UnicodeError, RecursionError) as exc:
-            raise ProtocolError(f"the answer to auth cannot be read: {exc}") from exc
-        format = answer.format or self._wish
-        if format not in self._formats:
-            raise ProtocolError(f"the server chose a format that was not offered: {format!r}")
-        self._codec = self._formats[format]
-        self._state = State.READY
-        self.grant(FULL_CREDITS)
-        for ping in self._early_pings:
-            self._on_ping(ping)
-        self._early_pings.clear()
-        return Ready(answer.session_id or None, format, frame.ts)
-
-    def _on_auth_error(self, frame: WireFrame) -> Outcome:
-        self._state = State.CLOSED
-        return Refused(frame.error or ErrorBody())
-
-    def _on_early_ping(self, frame: WireFrame) -> None:
-        # The pong waits: nothing may go out until the answer to auth has settled the format.
-        self._early_pings.append(frame)
-
-    def _on_event(self, frame: WireFrame) -> Outcome:
-        self._credits -= 1
-        if self._credits <= FULL_CREDITS // 2:
-            self.grant(FULL_CREDITS - self._credits)
-        return Push(frame)
-
-    def _whose(self, frame: WireFrame) -> str | None:
-        # In order of arrival, so it is the oldest's; a response without correl_id answers a frame
-        # without id, and we send none (rule 2).
-        if frame.type != FrameType.ERROR:
-            return None
-        return next(iter(self._unanswered), None)
-
-    def _on_other(self, frame: WireFrame) -> Outcome | None:
-        return self._on_answer(frame) if frame.correl_id else Stray(frame)
-
-
-_TRANSITIONS: Final = {
-    # (state,               type of frame):     what it means
-    (State.AUTHENTICATING, FrameType.RESPONSE): DispatchSession._on_auth_response,
-    (State.AUTHENTICATING, FrameType.ERROR): DispatchSession._on_auth_error,
-    (State.AUTHENTICATING, FrameType.PING): DispatchSession._on_early_ping,
-    (State.READY, FrameType.RESPONSE): DispatchSession._on_answer,
-    (State.READY, FrameType.ERROR): DispatchSession._on_answer,
-    (State.READY, FrameType.PONG): DispatchSession._on_answer,
-    (State.READY, FrameType.EVENT): DispatchSession._on_event,
-    (State.READY, FrameType.PING): DispatchSession._on_ping,
-    (State.READY, "*"): DispatchSession._on_other,
-}
-"""Every (state, type) pair that the protocol allows; all others are the server's mistake."""
-
-_ACTIONS: Final = {
-    state: {type: action for (at, type), action in _TRANSITIONS.items() if at is state}
-    for state in State
-}
-"""The same by state."""

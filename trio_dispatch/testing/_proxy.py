@@ -15,7 +15,8 @@ from urllib.parse import urlsplit, urlunsplit
 import attrs
 import trio
 
-from trio_dispatch._transport.groups import leaves
+from trio_dispatch._transport.block import open_background
+from trio_dispatch._transport.closing import close_now
 from trio_dispatch._transport.pipe import PipeEnd, pipe
 
 Direction = Literal["to_server", "to_client"]
@@ -266,22 +267,11 @@ class FaultyProxy:
 
     @asynccontextmanager
     async def _running(self) -> AsyncGenerator[None, None]:
-        body: BaseException | None = None
-        try:
-            async with trio.open_nursery() as self._nursery:
-                try:
-                    yield
-                except trio.Cancelled:
-                    raise
-                except BaseException as exc:  # noqa: BLE001 - raised again below, not in a group
-                    body = exc
+        async with open_background() as self._nursery:
+            try:
+                yield
+            finally:
                 self._left = True
-                self._nursery.cancel_scope.cancel()
-        except BaseException as exc:
-            if body is None or any(not isinstance(e, trio.Cancelled) for e in leaves(exc)):
-                raise
-        if body is not None:
-            raise body
 
     def _which(self, where: Where) -> Iterator[_Way]:
         _check(where, "where", (*DIRECTIONS, "both"))
@@ -344,7 +334,7 @@ class FaultyProxy:
             for stream in (connection.client, connection.server):
                 _close_now(stream, how)
             for stream in (connection.client, connection.server):
-                await trio.aclose_forcefully(stream)
+                await close_now(stream)
 
     async def _relay(
         self,

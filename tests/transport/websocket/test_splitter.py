@@ -125,6 +125,28 @@ def test_what_is_put_back_comes_with_the_next() -> None:
     assert everything(splitter, data[3:]) == [b"early"]
 
 
+def test_a_large_frame_in_small_reads_is_put_together_once() -> None:
+    splitter, data = FrameSplitter(2**24), wire(Opcode.BINARY, b"x" * 2**21)
+    edges = range(0, len(data), 64)
+    work = 0
+    got: list[bytes] = []
+    taken = splitter._take_all
+
+    def take_all() -> bytes:
+        nonlocal work
+        buffer = taken()
+        work += len(buffer)
+        return buffer
+
+    splitter._take_all = take_all  # type: ignore[method-assign]
+    for at in edges:
+        messages, others = splitter.split(data[at : at + 64])
+        assert not others
+        got += messages
+    assert got == [b"x" * 2**21]
+    assert work <= 2 * len(data)
+
+
 RESPONSE = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n\r\n"
 
 

@@ -9,6 +9,7 @@ import httpcore
 import httpx
 import trio
 
+from trio_dispatch._transport.closing import close_now
 from trio_dispatch._wire.url import Address
 
 
@@ -31,7 +32,7 @@ class _Stream(httpcore.AsyncNetworkStream):
             raise httpcore.WriteError(str(exc)) from exc
 
     async def aclose(self) -> None:
-        await trio.aclose_forcefully(self._stream)
+        await close_now(self._stream)
 
 
 class _Backend(httpcore.AsyncNetworkBackend):

@@ -14,6 +14,7 @@ from typing import Final, Literal
 
 import trio
 
+from trio_dispatch._transport.closing import close_now
 from trio_dispatch._transport.websocket.base import Transport, TransportClosed, UpgradeRefused
 from trio_dispatch._transport.websocket.stream import WireStream, dial
 from trio_dispatch._wire.url import Address
@@ -107,5 +108,5 @@ async def open_transport(
             nursery, wire, address, headers, max_message_size, text_is_utf8=text_is_utf8
         )
     except BaseException:
-        await trio.aclose_forcefully(wire)
+        await close_now(wire)
         raise

@@ -67,15 +67,25 @@ class FrameSplitter:
     def __init__(self, max_size: int, *, text_is_utf8: bool = True) -> None:
         self._max_size = max_size
         self._text_is_utf8 = text_is_utf8
-        self._buffer = b""
-        """The beginning of a frame that has not come whole."""
+        self._parts: list[bytes] = []
+        """What has been read and not been split: the beginning of a frame that is not whole.
+
+        It is put together once, when the frame is whole: at each read, that would cost the square
+        of a large frame's size.
+        """
+        self._held = 0
+        """Bytes in `_parts`."""
+        self._needed = 0
+        """How many of them the frame needs before it is worth looking."""
         self._all_to_library = False
         self._untouched = False
         """A frame was too large: the rest is the library's, as it comes."""
 
     def put_back(self, data: bytes | bytearray) -> None:
         """Keep *data*, which was read already, for the next `split`."""
-        self._buffer += data
+        if data:
+            self._parts.append(bytes(data))
+            self._held += len(data)
 
     def split(self, data: bytes | bytearray) -> tuple[list[bytes], bytes]:
         """Take what was read.
@@ -84,13 +94,16 @@ class FrameSplitter:
             The messages that are whole by now, and the frames for the library, if there are any:
             messages that come behind these wait for the next call, which may have no data.
         """
-        buffer = self._buffer + data if self._buffer else bytes(data)
+        self.put_back(data)
         if self._untouched:
-            self._buffer = b""
-            return [], buffer
+            return [], self._take_all()
+        if self._held < self._needed:
+            return [], b""
+        buffer = self._take_all()
         messages: list[bytes] = []
         others: list[bytes] = []
         at, end = 0, len(buffer)
+        self._needed = 0
         while end - at >= 2:
             first, second = buffer[at], buffer[at + 1]
             size, body = second & ~_MASKED, at + 2
@@ -108,6 +121,7 @@ class FrameSplitter:
                 body += 4
             stop = body + size
             if stop > end:
+                self._needed = stop - at
                 break
             if (
                 first in (_WHOLE_TEXT, _WHOLE_BINARY)
@@ -123,8 +137,12 @@ class FrameSplitter:
                     continue
             others.append(self._for_library(buffer[at:stop]))
             at = stop
-        self._buffer = buffer[at:]
+        self.put_back(buffer[at:])
         return messages, b"".join(others)
+
+    def _take_all(self) -> bytes:
+        parts, self._parts, self._held = self._parts, [], 0
+        return parts[0] if len(parts) == 1 else b"".join(parts)
 
     def _is_text(self, message: bytes) -> bool:
         try:

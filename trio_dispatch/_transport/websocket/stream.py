@@ -9,6 +9,7 @@ from typing import Final, cast
 
 import trio
 
+from trio_dispatch._transport.closing import close_now
 from trio_dispatch._wire.url import Address
 
 PIECE: Final = 64 * 1024
@@ -36,7 +37,7 @@ async def dial(address: Address, ssl_context: ssl.SSLContext | None) -> trio.abc
     try:
         await secured.do_handshake()
     except BaseException:
-        await trio.aclose_forcefully(secured)
+        await close_now(secured)
         raise
     return secured
 

@@ -10,6 +10,7 @@ from typing import Final
 import trio
 import trio_websocket
 
+from trio_dispatch._transport.closing import close_now
 from trio_dispatch._transport.groups import leaves
 from trio_dispatch._transport.websocket.base import TransportClosed, UpgradeRefused
 from trio_dispatch._transport.websocket.splitter import FrameSplitter, ResponseHead
@@ -238,7 +239,7 @@ class TrioWebSocketTransport:
     async def abort(self) -> None:
         """Close the socket. The library leaves it open after a close by the peer."""
         with contextlib.suppress(trio.BrokenResourceError):
-            await trio.aclose_forcefully(self._stream)
+            await close_now(self._stream)
 
     def _how_it_ended(self) -> str:
         reason = self._ws.closed

@@ -23,6 +23,7 @@ from websockets.frames import Frame, Opcode
 from websockets.protocol import State
 from websockets.uri import parse_uri
 
+from trio_dispatch._transport.closing import close_now
 from trio_dispatch._transport.websocket.base import TransportClosed, UpgradeRefused
 from trio_dispatch._transport.websocket.joiner import join_messages
 from trio_dispatch._transport.websocket.splitter import FrameSplitter, ResponseHead
@@ -201,7 +202,7 @@ class WebsocketsTransport:
 
     async def abort(self) -> None:
         """Close the socket."""
-        await trio.aclose_forcefully(self._stream)
+        await close_now(self._stream)
 
     # What was read.
 
