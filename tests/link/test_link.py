@@ -97,6 +97,7 @@ async def test_send_waits_for_a_connection_and_returns_when_written(
             assert len(server.dials) == 4
             peer = await server.accept()
             assert (await peer.receive()).data == "hello"
+            await trio.sleep(60)  # it has lasted, so the next delay is short
             with trio.move_on_after(5):  # what is withdrawn before it is written is never sent
                 await peer.vanish()
                 await trio.testing.wait_all_tasks_blocked()
@@ -207,6 +208,7 @@ async def test_every_listener_gets_every_event_and_none_stalls_another(
             for _ in range(3):
                 peer = await server.accept()
                 assert await busy.receive() == Connected("ws://localhost/connect")
+                await trio.sleep(2)  # the connection lasts, so the delay begins anew
                 await peer.vanish()
                 event = await busy.receive()
                 assert isinstance(event, Disconnected)
@@ -294,7 +296,9 @@ async def test_the_delay_begins_anew_after_a_connection_that_worked(
     async with open_frame_server() as server:
         server.refusing = 10
         async with linked(server) as link:
-            await (await server.accept()).vanish()
+            peer = await server.accept()
+            await trio.sleep(60)
+            await peer.vanish()
             before = trio.current_time()
             await server.accept()
             assert trio.current_time() - before <= 2
