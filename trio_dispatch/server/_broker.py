@@ -17,6 +17,7 @@ from typing import Any, Final
 import msgspec
 
 from trio_dispatch.server._clock import rfc3339, to_datetime
+from trio_dispatch.server._go_text import quote
 from trio_dispatch.server._quirks import RECORDED, Quirks
 
 INITIAL_CREDITS: Final = 1_000
@@ -76,9 +77,9 @@ def check_topic(channel: str) -> None:
         return
     entity, _, ident = channel.partition(":")
     if not entity or not ident:
-        raise InvalidTopic(f'stream: invalid topic "{channel}"')
+        raise InvalidTopic(f"stream: invalid topic {quote(channel)}")
     if entity not in _ENTITY_TYPES:
-        raise InvalidTopic(f'stream: unknown topic entity type "{entity}"')
+        raise InvalidTopic(f"stream: unknown topic entity type {quote(entity)}")
 
 
 class Subscriber:
@@ -113,6 +114,10 @@ class Subscriber:
         self.delivered += 1
         self.deliver(event)
         return True
+
+    def grant(self, credits: int) -> None:
+        """Add credits, in 64 bits: too many make a debt."""
+        self.credits = (self.credits + credits + 2**63) % 2**64 - 2**63
 
     def sent(self, count: int = 1) -> None:
         """Make room again: *count* events have left."""

@@ -20,6 +20,7 @@ from trio_dispatch.server._broker import Broker
 from trio_dispatch.server._clock import NS_PER_SECOND, Clock
 from trio_dispatch.server._execution import Environment, Execution
 from trio_dispatch.server._failures import CONTEXT_CANCELED, must_propagate
+from trio_dispatch.server._go_text import quote
 from trio_dispatch.server._identity import Identity
 from trio_dispatch.server._ids import EVENT_PREFIX, JOB_PREFIX, RUN_PREFIX, make_id
 from trio_dispatch.server._mailbox import EventRow
@@ -193,7 +194,7 @@ class Engine:
         """
         version = self.registry.latest(name)
         if version is None:
-            raise LookupError(f'no workflow registered for "{name}"')
+            raise LookupError(f"no workflow registered for {quote(name)}")
         if self.store.away:
             raise StoreAway
         now = self.clock.now()

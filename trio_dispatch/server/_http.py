@@ -125,7 +125,7 @@ class HttpConnection:
         try:
             if headers.get("content-type", _JSON_TYPE) != _JSON_TYPE:
                 raise UndecodableFrame("not JSON")
-            frame = _wire.decode_json(body)
+            frame = _wire.decode_body(body)
         except UndecodableFrame:
             methods.frames += 1
             return _wire.error(clock, None, ErrorCode.BAD_REQUEST, "invalid request body")
@@ -135,10 +135,11 @@ class HttpConnection:
         if identity is None:
             methods.frames += 1
             return _wire.error(clock, frame, ErrorCode.UNAUTHORIZED, "unauthorized")
-        caller = Caller(identity=identity, forbidden="forbidden", cancels_runs=True)
+        request = trio.CancelScope()
+        caller = Caller(identity=identity, forbidden="forbidden", request=request)
         answer: _wire.Outgoing | None = None
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(_watch, exchange, nursery.cancel_scope)
+            nursery.start_soon(_watch, exchange, request)
             answer = await methods.answer(caller, frame)
             nursery.cancel_scope.cancel()
         if answer is None:

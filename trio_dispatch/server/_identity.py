@@ -79,12 +79,12 @@ _WRITE_SCOPED_PREFIXES: Final = ("job.", "workflow.", "dlq.")
 
 
 def scope_of(method: str) -> str | None:
-    """The scope that *method* needs, None for the empty method.
+    """The scope that *method* needs, None for ``auth``, which needs none.
 
     Names that no server knows need a scope too, and are refused for the lack of it before they are
     refused for being unknown (recording ``scopes``).
     """
-    if not method:
+    if method == "auth":
         return None
     known = METHOD_SCOPES.get(method)
     if known is not None:

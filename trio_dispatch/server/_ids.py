@@ -8,12 +8,15 @@ from __future__ import annotations
 import random
 from typing import Final
 
+from trio_dispatch.server._go_text import quote, quote_rune
+
 JOB_PREFIX: Final = "job"
 RUN_PREFIX: Final = "wfrun"
 EVENT_PREFIX: Final = "evt"
 
 _ALPHABET: Final = "0123456789abcdefghjkmnpqrstvwxyz"
 _SUFFIX_LENGTH: Final = 26
+_LONGEST_PREFIX: Final = 63
 _NS_PER_MS: Final = 1_000_000
 
 
@@ -44,12 +47,39 @@ def check_id(text: str, prefix: str) -> str:
     if not text:
         raise InvalidId('id: parse "": empty string')
     found, separator, suffix = text.rpartition("_")
-    if separator and not found:
-        raise InvalidId(f'id: parse "{text}": typeid: prefix cannot be empty when it is separated')
-    if len(suffix) != _SUFFIX_LENGTH:
-        raise InvalidId(f'id: parse "{text}": typeid: suffix length must be 26, got {len(suffix)}')
-    if suffix[0] > "7" or any(character not in _ALPHABET for character in suffix):
-        raise InvalidId(f'id: parse "{text}": typeid: invalid suffix')
+    problem = _prefix_problem(found, bool(separator)) or _suffix_problem(suffix)
+    if problem:
+        raise InvalidId(f"id: parse {quote(text)}: typeid: {problem}")
     if found != prefix:
-        raise InvalidId(f'id: expected prefix "{prefix}", got "{found}"')
+        raise InvalidId(f"id: expected prefix {quote(prefix)}, got {quote(found)}")
     return text
+
+
+def _prefix_problem(prefix: str, separated: bool) -> str:
+    if separated and not prefix:
+        return "prefix cannot be empty when it is separated"
+    length = len(prefix.encode())
+    if length > _LONGEST_PREFIX:
+        return f"prefix length must be <= {_LONGEST_PREFIX}, got {length} for {quote(prefix)}"
+    if prefix.startswith("_"):
+        return f"prefix cannot start with underscore, got {quote(prefix)}"
+    if prefix.endswith("_"):
+        return f"prefix cannot end with underscore, got {quote(prefix)}"
+    wrong = next((c for c in prefix if not "a" <= c <= "z" and c != "_"), None)
+    if wrong is not None:
+        return f"prefix must contain only [a-z_], found {quote_rune(wrong)} in {quote(prefix)}"
+    return ""
+
+
+def _suffix_problem(suffix: str) -> str:
+    if not suffix:
+        return "suffix cannot be empty"
+    content = suffix.encode()
+    if len(content) != _SUFFIX_LENGTH:
+        return f"suffix length must be {_SUFFIX_LENGTH}, got {len(content)}"
+    if suffix[0] > "7":
+        return f"suffix must start with 0-7, got {quote_rune(chr(content[0]))}"
+    for at, byte in enumerate(content):
+        if chr(byte) not in _ALPHABET:
+            return f"invalid suffix encoding: illegal base32 data at offset {at}"
+    return ""

@@ -7,6 +7,7 @@ with its request. Each transport says so in its `Caller`.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final, TypeVar
 
@@ -18,15 +19,32 @@ from trio_dispatch._wire.frames import ErrorCode, Method
 from trio_dispatch.server import _wire
 from trio_dispatch.server._broker import InvalidTopic, Subscriber, check_topic
 from trio_dispatch.server._engine import Engine
+from trio_dispatch.server._go_json import GoStruct
 from trio_dispatch.server._identity import Identity, scope_of
 from trio_dispatch.server._ids import JOB_PREFIX, RUN_PREFIX, InvalidId, check_id
 from trio_dispatch.server._mailbox import EventRow
 from trio_dispatch.server._quirks import Quirks
+from trio_dispatch.server._requests import (
+    FederationEnqueueRequest,
+    FederationEventRequest,
+    FederationHeartbeatRequest,
+    InvalidRequest,
+    JobCancelRequest,
+    JobEnqueueRequest,
+    JobGetRequest,
+    SubscribeRequest,
+    UnsubscribeRequest,
+    WorkflowEventRequest,
+    WorkflowGetRequest,
+    WorkflowStartRequest,
+    WorkflowTimelineRequest,
+    read_request,
+)
 from trio_dispatch.server._rows import Rows
 from trio_dispatch.server._steering import Steering
 from trio_dispatch.server._store import CANCELLED, COMPLETED, FAILED, StoreAway
 
-R = TypeVar("R", bound=msgspec.Struct)
+R = TypeVar("R", bound=GoStruct)
 
 _UNREACHABLE: Final = (
     "failed to connect to `user=postgres database=dispatch`: 127.0.0.1:25432 (127.0.0.1): "
@@ -47,8 +65,9 @@ class Caller:
     subscriber: Subscriber | None = None
     """Where events go. None over RPC, where subscribing is answered and does nothing."""
     forbidden: str = "insufficient permissions"
-    cancels_runs: bool = False
-    """Whether a run ends when the request that started it is cancelled."""
+    request: trio.CancelScope | None = None
+    """Cancelled when the caller leaves, over RPC: a run ends with the request that started it.
+    None over WebSocket, where a run outlives its connection."""
     blocked: bool = False
     """Whether a run is holding up the caller's connection."""
 
@@ -62,59 +81,16 @@ class Refused(Exception):
         self.message = message
 
 
-# Requests. A null means an absent field, as it does to Go's decoder; a payload or an input keeps
-# the difference.
-
-
-class _Enqueue(msgspec.Struct):
-    name: str | None = None
-    payload: msgspec.Raw = msgspec.Raw()
-    queue: str | None = None
-    priority: int | None = None
-
-
-class _JobId(msgspec.Struct):
-    job_id: str | None = None
-
-
-class _Start(msgspec.Struct):
-    name: str | None = None
-    input: msgspec.Raw = msgspec.Raw()
-
-
-class _RunId(msgspec.Struct):
-    run_id: str | None = None
-
-
-class _Event(msgspec.Struct):
-    name: str | None = None
-    payload: msgspec.Raw = msgspec.Raw()
-    source: str | None = None
-
-
-class _Channel(msgspec.Struct):
-    channel: str | None = None
-
-
-class _Peer(msgspec.Struct):
-    peer_id: str | None = None
-
-
-def _read(data: msgspec.Raw, type: type[R]) -> R:
-    text = bytes(data)
-    if not text:
-        raise Refused(ErrorCode.BAD_REQUEST, "invalid request: unexpected end of JSON input")
-    if text == b"null":
-        return type()
+def _read(data: msgspec.Raw, type: type[R], what: str = "request") -> R:
     try:
-        return msgspec.json.decode(text, type=type)
-    except (msgspec.DecodeError, UnicodeError, RecursionError) as exc:
-        raise Refused(ErrorCode.BAD_REQUEST, f"invalid request: {exc}") from exc
+        return read_request(data, type, what)
+    except InvalidRequest as exc:
+        raise Refused(ErrorCode.BAD_REQUEST, str(exc)) from exc
 
 
-def _read_id(text: str | None, prefix: str, what: str) -> str:
+def _read_id(text: str, prefix: str, what: str) -> str:
     try:
-        return check_id(text or "", prefix)
+        return check_id(text, prefix)
     except InvalidId as exc:
         raise Refused(ErrorCode.BAD_REQUEST, f"invalid {what} ID: {exc}") from exc
 
@@ -167,13 +143,15 @@ class Methods:
         self.frames += 1
         clock = self._engine.clock
         try:
-            scope = scope_of(frame.method)
+            # Over WebSocket an empty method needs no scope, over RPC that of an unknown one.
+            is_checked = frame.method or caller.subscriber is None
+            scope = scope_of(frame.method) if is_checked else None
             if scope is not None and not caller.identity.allows(scope):
                 raise Refused(ErrorCode.FORBIDDEN, caller.forbidden)
             if frame.credits > 0 and caller.subscriber is not None:
                 # With a method only its scope was checked, and the method is ignored; no answer
                 # either way (protocol, "Credits").
-                caller.subscriber.credits += frame.credits
+                caller.subscriber.grant(frame.credits)
                 return None
             rule = await self._steering.meet(frame.method)
             if rule is not None and rule.code is not None:
@@ -200,8 +178,14 @@ class Methods:
 
     # Jobs
 
-    async def _enqueue(self, caller: Caller, data: msgspec.Raw) -> object:
-        request = _read(data, _Enqueue)
+    async def _enqueue(
+        self,
+        caller: Caller,
+        data: msgspec.Raw,
+        type: type[JobEnqueueRequest | FederationEnqueueRequest] = JobEnqueueRequest,
+        what: str = "request",
+    ) -> object:
+        request = _read(data, type, what)
         failure = self._failure()
         if not failure and self._quirks.needs_payload and not bytes(request.payload):
             failure = _NULL_PAYLOAD
@@ -209,16 +193,16 @@ class Methods:
             text = f"enqueue failed: dispatch/bun: enqueue job: pgdriver: exec: {failure}"
             raise Refused(ErrorCode.INTERNAL, text)
         job = self._engine.enqueue(
-            request.name or "",  # an empty name is accepted (recording `job_errors`)
+            request.name,  # an empty name is accepted (recording `job_errors`)
             _text(request.payload),
-            request.queue or "",
-            request.priority or 0,
+            request.queue,
+            max(request.priority, 0),
             caller.identity,
         )
         return {"job_id": job.id, "queue": job.queue, "state": job.state}
 
     async def _get_job(self, _caller: Caller, data: msgspec.Raw) -> object:
-        job_id = _read_id(_read(data, _JobId).job_id, JOB_PREFIX, "job")
+        job_id = _read_id(_read(data, JobGetRequest).job_id, JOB_PREFIX, "job")
         failure = self._failure()
         if failure:
             text = f"job not found: dispatch/bun: get job: {failure}"
@@ -229,7 +213,7 @@ class Methods:
         return self._rows.job(job)
 
     async def _cancel_job(self, _caller: Caller, data: msgspec.Raw) -> object:
-        job_id = _read_id(_read(data, _JobId).job_id, JOB_PREFIX, "job")
+        job_id = _read_id(_read(data, JobCancelRequest).job_id, JOB_PREFIX, "job")
         job = None if self._failure() else self._store.jobs.get(job_id)
         if job is None:
             raise Refused(ErrorCode.NOT_FOUND, "job not found")
@@ -244,8 +228,8 @@ class Methods:
     # Workflows
 
     async def _start(self, caller: Caller, data: msgspec.Raw) -> object:
-        request = _read(data, _Start)
-        name = request.name or ""
+        request = _read(data, WorkflowStartRequest)
+        name = request.name
         try:
             run = self._engine.start_run(name, _text(request.input), caller.identity)
         except LookupError as exc:
@@ -257,21 +241,22 @@ class Methods:
                 f"create run: pgdriver: exec: {self._failure()}"
             )
             raise Refused(ErrorCode.INTERNAL, message) from None
-        if not self._quirks.runs_block and not caller.cancels_runs:
+        if not self._quirks.runs_block and caller.request is None:
             return {"run_id": run.row.id, "name": name, "state": run.state}
         caller.blocked = True
         try:
-            await run.done.wait()
-        except trio.Cancelled:
-            if caller.cancels_runs:
+            with caller.request or contextlib.nullcontext():
+                await run.done.wait()
+            if not run.done.is_set():
+                # Who asked has left, or closed its sending side, and may still read the answer.
                 run.scope.cancel()
-            raise
+                await run.done.wait()
         finally:
             caller.blocked = False
         return {"run_id": run.row.id, "name": name, "state": run.state}
 
     async def _get_run(self, _caller: Caller, data: msgspec.Raw) -> object:
-        run_id = _read_id(_read(data, _RunId).run_id, RUN_PREFIX, "run")
+        run_id = _read_id(_read(data, WorkflowGetRequest).run_id, RUN_PREFIX, "run")
         failure = self._failure()
         if failure:
             text = f"run not found: dispatch/bun: get run: {failure}"
@@ -282,7 +267,7 @@ class Methods:
         return self._rows.run(run)
 
     async def _timeline(self, _caller: Caller, data: msgspec.Raw) -> object:
-        run_id = _read_id(_read(data, _RunId).run_id, RUN_PREFIX, "run")
+        run_id = _read_id(_read(data, WorkflowTimelineRequest).run_id, RUN_PREFIX, "run")
         failure = self._failure()
         if failure:
             text = (
@@ -295,22 +280,22 @@ class Methods:
         return [] if run is None else [self._rows.step(step) for step in run.steps.values()]
 
     async def _post_event(self, caller: Caller, data: msgspec.Raw) -> object:
-        request = _read(data, _Event)
+        request = _read(data, WorkflowEventRequest)
         event = self._post(caller, request)
         return {"event_id": event.id, "name": event.name}
 
-    def _post(self, caller: Caller, request: _Event) -> EventRow:
+    def _post(self, caller: Caller, request: WorkflowEventRequest | FederationEventRequest) -> EventRow:
         failure = self._failure()
         if failure:
             text = f"publish event failed: dispatch/bun: publish event: pgdriver: exec: {failure}"
             raise Refused(ErrorCode.INTERNAL, text)
-        name, payload = request.name or "", _text(request.payload)
+        name, payload = request.name, _text(request.payload)
         return self._engine.post_event(name, payload, caller.identity)
 
     # Subscriptions
 
     async def _subscribe(self, caller: Caller, data: msgspec.Raw) -> object:
-        channel = _read(data, _Channel).channel or ""
+        channel = _read(data, SubscribeRequest).channel
         try:
             if caller.subscriber is None:
                 check_topic(channel)
@@ -321,7 +306,7 @@ class Methods:
         return {"channel": channel, "status": "subscribed"}
 
     async def _unsubscribe(self, caller: Caller, data: msgspec.Raw) -> object:
-        channel = _read(data, _Channel).channel or ""
+        channel = _read(data, UnsubscribeRequest).channel
         if caller.subscriber is not None:
             self._broker.unsubscribe(caller.subscriber, channel)
         return {"channel": channel, "status": "unsubscribed"}
@@ -354,15 +339,15 @@ class Methods:
 
     async def _federation_heartbeat(self, _caller: Caller, data: msgspec.Raw) -> object:
         local_id = self._local_id()
-        _read(data, _Peer)
+        _read(data, FederationHeartbeatRequest, "heartbeat")
         return {"peer_id": local_id, "status": "ok"}
 
     async def _federation_enqueue(self, caller: Caller, data: msgspec.Raw) -> object:
         self._local_id()
-        return await self._enqueue(caller, data)
+        return await self._enqueue(caller, data, FederationEnqueueRequest, "federation enqueue")
 
     async def _federation_event(self, caller: Caller, data: msgspec.Raw) -> object:
         self._local_id()
-        request = _read(data, _Event)
+        request = _read(data, FederationEventRequest, "federation event")
         event = self._post(caller, request)
-        return {"event_id": event.id, "name": event.name, "source": request.source or ""}
+        return {"event_id": event.id, "name": event.name, "source": request.source_id}

@@ -12,7 +12,6 @@ from __future__ import annotations
 import logging
 from typing import Final
 
-import msgspec
 import trio
 from websockets.exceptions import PayloadTooBig
 from websockets.frames import Frame as WebSocketFrame
@@ -27,6 +26,7 @@ from trio_dispatch.server._framing import BrokenFrame, FrameBuffer, Opcode, opco
 from trio_dispatch.server._hub import Hub
 from trio_dispatch.server._methods import Caller
 from trio_dispatch.server._outbox import Outbox
+from trio_dispatch.server._requests import AuthRequest, InvalidRequest, read_request
 from trio_dispatch.server._views import ConnectionView
 
 _READ_SIZE: Final = 64 * 1024
@@ -35,11 +35,6 @@ _INPUT_ROOM: Final = 1024 * 1024
 _FLUSH_S: Final = 5.0
 _LINGER_S: Final = 1.0
 """How long the client may take to see the last frame before the connection is torn down."""
-
-
-class _Auth(msgspec.Struct):
-    token: str | None = None
-    format: str | None = None
 
 
 class _Drop(Exception):
@@ -205,7 +200,9 @@ class WebSocketSession:
         if frame.type == FrameType.PING:
             # It wins over method and credits; no other type is looked at (protocol, "Frame").
             self._hub.methods.frames += 1
-            self._send(_wire.pong(clock, frame))
+            pong = _wire.pong(clock, frame)
+            if pong is not None:
+                self._send(pong)
             return
         answer = await self._hub.methods.answer(caller, frame)
         if answer is not None:
@@ -222,11 +219,9 @@ class WebSocketSession:
         if frame.method != Method.AUTH:
             raise self._refusal(frame, ErrorCode.BAD_REQUEST, "first frame must be auth")
         try:
-            data = bytes(frame.data)
-            auth = msgspec.json.decode(data, type=_Auth | None) if data else None
-        except (msgspec.DecodeError, UnicodeError, RecursionError) as exc:
+            auth = read_request(frame.data, AuthRequest) if bytes(frame.data) else AuthRequest()
+        except InvalidRequest as exc:
             raise self._refusal(frame, ErrorCode.BAD_REQUEST, "invalid auth data") from exc
-        auth = auth or _Auth()
         rule = await hub.steering.meet(Method.AUTH)
         if rule is not None and rule.code is not None:
             raise self._refusal(frame, rule.code, rule.message)

@@ -1,33 +1,46 @@
 """Frames as the server reads and writes them.
 
-The frame of ``_frames.py`` with two differences, both about ``ts``: a server's stamps have
-nanoseconds, which datetimes cannot hold, and a client's must be RFC 3339 to the letter and is sent
-back in a pong as it came (recording ``frames``). So ``ts`` is text here.
+The frame of ``_wire/frames.py``, read as a Dispatch server reads it (``_go_json.py``,
+``_go_msgpack.py``), and written with stamps of nanoseconds, which datetimes cannot hold.
 """
 
 from __future__ import annotations
 
-import re
 from datetime import datetime
-from typing import Final
+from typing import ClassVar, Final
 
 import msgspec
 
-from trio_dispatch._wire.codecs import MsgpackCodec, UndecodableFrame, decode_leniently
-from trio_dispatch._wire.frames import ErrorBody, Frame, FrameType
+from trio_dispatch._wire.codecs import NilTimestamp, UndecodableFrame
+from trio_dispatch._wire.frames import ErrorBody, FrameType
 from trio_dispatch.server._clock import ZERO_TIME, Clock, frame_id, rfc3339
+from trio_dispatch.server._go_json import GoStruct, JsonProblem, unmarshal, unmarshal_first
+from trio_dispatch.server._go_msgpack import MsgpackProblem, NilTime, encode_time
+from trio_dispatch.server._go_msgpack import unmarshal as unpack
+from trio_dispatch.server._go_text import is_writable, read_time
 
 JSON_FORMAT: Final = "json"
 MSGPACK_FORMAT: Final = "msgpack"
 
-_RFC3339: Final = re.compile(
-    r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,9})?(Z|[+-]\d\d:\d\d)", re.ASCII
-)
 _ABSENT: Final = msgspec.Raw()
+_ZERO_SECONDS: Final = -62_135_596_800
+"""Go's zero time, the year 1."""
 
 
-class Incoming(msgspec.Struct, frozen=True, kw_only=True):
-    """A client's frame. ``data`` is JSON text, empty where there is none."""
+class ErrorDetail(GoStruct, frozen=True):
+    """The ``error`` of a client's frame, which nobody looks at but to check its types."""
+
+    code: int = 0
+    message: str = ""
+    details: str = ""
+
+
+class Incoming(GoStruct, frozen=True):
+    """A client's frame. ``data`` and ``ts`` are JSON text, empty where there is none."""
+
+    go_name: ClassVar[str] = "Frame"
+    times: ClassVar[frozenset[str]] = frozenset({"ts"})
+    go_types: ClassVar[dict[str, str]] = {"type": "dwp.FrameType"}
 
     id: str = ""
     type: str = ""
@@ -37,10 +50,17 @@ class Incoming(msgspec.Struct, frozen=True, kw_only=True):
     app_id: str = ""
     org_id: str = ""
     data: msgspec.Raw = _ABSENT
-    error: ErrorBody | None = None
+    error: ErrorDetail | None = None
     channel: str = ""
     credits: int = 0
-    ts: str = ""
+    ts: msgspec.Raw = _ABSENT
+
+
+class PackedIncoming(Incoming, frozen=True):
+    """A client's frame that came as msgpack: its time is a moment, and ``ts`` is empty."""
+
+    moment: tuple[int, int] = (_ZERO_SECONDS, 0)
+    """Seconds since 1970, and nanoseconds."""
 
 
 class Outgoing(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
@@ -53,11 +73,27 @@ class Outgoing(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     error: ErrorBody | None = None
     channel: str = ""
     ts: str
+    moment: tuple[int, int] | None = None
+    """The time of a pong in msgpack: it may be one that ``ts`` cannot hold. Never in JSON."""
 
 
-_incoming: Final = msgspec.json.Decoder(Incoming)
+_PACKED_FIELDS: Final = {
+    "id": "text",
+    "type": "text",
+    "method": "text",
+    "correl_id": "text",
+    "token": "text",
+    "app_id": "text",
+    "org_id": "text",
+    "data": "bytes",
+    "error": {"code": "int", "message": "text", "details": "text"},
+    "channel": "text",
+    "credits": "int",
+    "ts": "time",
+}
 _encode: Final = msgspec.json.Encoder().encode
-_msgpack: Final = MsgpackCodec(strict=True)
+_pack: Final = msgspec.msgpack.Encoder().encode
+_TIME_EXT: Final = -1
 
 
 def decode_json(payload: bytes) -> Incoming:
@@ -67,42 +103,46 @@ def decode_json(payload: bytes) -> Incoming:
         UndecodableFrame: it is not one.
     """
     try:
-        frame = decode_leniently(payload, _incoming)
-    except (msgspec.DecodeError, UnicodeError, RecursionError) as exc:
+        return unmarshal(payload, Incoming)
+    except JsonProblem as exc:
         raise UndecodableFrame(str(exc)) from exc
-    if frame.ts:
-        _check_ts(frame.ts)
-    return frame
 
 
-def _check_ts(text: str) -> None:
-    if _RFC3339.fullmatch(text):
-        try:
-            msgspec.convert(text, datetime)
-            return
-        except msgspec.ValidationError:
-            pass
-    layout = "2006-01-02T15:04:05Z07:00"
-    raise UndecodableFrame(f'parsing time "{text}" as "{layout}": cannot parse "{text}" as "2006"')
+def decode_body(payload: bytes) -> Incoming:
+    """Read the JSON frame that a request's body begins with; what follows is ignored.
+
+    Raises:
+        UndecodableFrame: it is not one.
+    """
+    try:
+        return unmarshal_first(payload, Incoming)
+    except JsonProblem as exc:
+        raise UndecodableFrame(str(exc)) from exc
 
 
 def decode(payload: bytes, format: str) -> Incoming:
     """Read a frame in the session's format.
 
     Raises:
+        NilTimestamp: its time is nil, in msgpack.
         UndecodableFrame: it is not one.
     """
     if format != MSGPACK_FORMAT:
         return decode_json(payload)
-    frame = _msgpack.decode(payload)
-    return Incoming(
-        id=frame.id,
-        type=frame.type,
-        method=frame.method,
-        token=frame.token,
-        data=frame.data,
-        credits=frame.credits,
-        ts=frame.ts.isoformat().replace("+00:00", "Z") if frame.ts is not None else "",
+    try:
+        found = unpack(payload, _PACKED_FIELDS)
+    except NilTime as exc:
+        raise NilTimestamp(str(exc)) from exc
+    except MsgpackProblem as exc:
+        raise UndecodableFrame(str(exc)) from exc
+    return PackedIncoming(
+        id=found.get("id", ""),
+        type=found.get("type", ""),
+        method=found.get("method", ""),
+        token=found.get("token", ""),
+        data=msgspec.Raw(found.get("data") or b""),
+        credits=found.get("credits", 0),
+        moment=found.get("ts", (_ZERO_SECONDS, 0)),
     )
 
 
@@ -110,17 +150,24 @@ def encode(frame: Outgoing, format: str) -> bytes:
     """Write a frame in the session's format."""
     if format != MSGPACK_FORMAT:
         return _encode(frame)
-    return _msgpack.encode(
-        Frame(
-            id=frame.id,
-            type=frame.type,
-            correl_id=frame.correl_id,
-            data=frame.data,
-            error=frame.error,
-            channel=frame.channel,
-            ts=msgspec.convert(frame.ts, datetime),
-        )
-    )
+    fields: dict[str, object] = {"id": frame.id, "type": frame.type}
+    if frame.correl_id:
+        fields["correl_id"] = frame.correl_id
+    if frame.data is not None:
+        fields["data"] = bytes(frame.data)
+    if frame.error is not None:
+        fields["error"] = {"code": frame.error.code, "message": frame.error.message}
+    if frame.channel:
+        fields["channel"] = frame.channel
+    fields["ts"] = msgspec.msgpack.Ext(_TIME_EXT, encode_time(*(frame.moment or _moment(frame.ts))))
+    return _pack(fields)
+
+
+def _moment(ts: str) -> tuple[int, int]:
+    """A stamp's seconds since 1970, and nanoseconds."""
+    whole, _, fraction = ts.removesuffix("Z").partition(".")
+    seconds = int(datetime.fromisoformat(f"{whole}+00:00").timestamp())
+    return seconds, int(fraction.ljust(9, "0"))
 
 
 def response(clock: Clock, request: Incoming, data: object) -> Outgoing:
@@ -147,14 +194,20 @@ def error(clock: Clock, request: Incoming | None, code: int, message: str) -> Ou
     )
 
 
-def pong(clock: Clock, ping: Incoming) -> Outgoing:
-    """The answer to *ping*: it carries the ping's own ``ts``, Go's zero time where it had none."""
-    return Outgoing(
-        id=frame_id(clock.now()),
-        type=FrameType.PONG,
-        correl_id=ping.id,
-        ts=ping.ts or ZERO_TIME,
-    )
+def pong(clock: Clock, ping: Incoming) -> Outgoing | None:
+    """The answer to *ping*: it carries the ping's own time, Go's zero time where it had none.
+
+    None if there is no answer: Go cannot write each time that it reads.
+    """
+    ts, moment = ZERO_TIME, None
+    if isinstance(ping, PackedIncoming):
+        moment = ping.moment
+    elif bytes(ping.ts):
+        ts = read_time(bytes(ping.ts)[1:-1].decode("latin-1"))
+        if not is_writable(ts):
+            return None
+    now = clock.now()
+    return Outgoing(id=frame_id(now), type=FrameType.PONG, correl_id=ping.id, ts=ts, moment=moment)
 
 
 def event(clock: Clock, topic: str, data: msgspec.Raw) -> Outgoing:

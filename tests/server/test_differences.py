@@ -1,0 +1,44 @@
+"""Small cases of what a real server answers, each of which the embedded one once did not."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from tests.server.compare.play import Player
+from tests.server.recorded_server import recorded_server
+from trio_dispatch.server import Server, Workflow
+
+CASES: list[dict[str, Any]] = json.loads(
+    Path(__file__).with_name("differences.json").read_text(encoding="utf-8")
+)
+
+NOT_YET = ("01", "06", "18", "19", "27", "31", "34")
+
+
+def server() -> Server:
+    """The server of the cases."""
+    made = recorded_server()
+
+    @made.workflow("item")
+    async def item(workflow: Workflow, input: Any) -> None:
+        await workflow.step("process", trio.lowlevel.checkpoint)
+
+    return made
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: str(case["name"]))
+async def test_the_server_answers_as_a_real_one(
+    case: dict[str, Any], autojump_clock: MockClock
+) -> None:
+    if case["name"].startswith(NOT_YET):
+        pytest.xfail("not yet")
+    embedded = server()
+    async with embedded.run():
+        transcript = await Player(embedded.open_stream).play(case["steps"])
+    assert json.loads(json.dumps(transcript)) == case["real_server"]
