@@ -284,7 +284,9 @@ class Methods:
         event = self._post(caller, request)
         return {"event_id": event.id, "name": event.name}
 
-    def _post(self, caller: Caller, request: WorkflowEventRequest | FederationEventRequest) -> EventRow:
+    def _post(
+        self, caller: Caller, request: WorkflowEventRequest | FederationEventRequest
+    ) -> EventRow:
         failure = self._failure()
         if failure:
             text = f"publish event failed: dispatch/bun: publish event: pgdriver: exec: {failure}"
