@@ -34,8 +34,13 @@ INPUT_AND_OUTPUT = {
 }
 SERVER_MAY_USE = {"_wire", "_transport"}
 """What both sides of the wire share."""
-WAYS_TO_A_CLIENT = {"server._app": {"_client.client", "_client.opening"}}
-"""`Server.open_client` opens a client of the server's own."""
+WAYS_TO_A_CLIENT = {
+    "server._app": {"_client.client"},
+    "server._cluster": {"_client.client"},
+    "server._cluster_node": {"_client.client"},
+    "server._opening": {"_client.client", "_client.opening"},
+}
+"""Servers open clients of their own."""
 
 
 def modules() -> dict[str, Path]:

@@ -7,7 +7,10 @@ runs a Dispatch server.
 from __future__ import annotations
 
 from trio_dispatch.server._app import Server
+from trio_dispatch.server._balancer import Balancer, Refusal
 from trio_dispatch.server._broker import PublishedEvent
+from trio_dispatch.server._cluster import Cluster, StoreOutage
+from trio_dispatch.server._cluster_node import ClusterNode
 from trio_dispatch.server._identity import Identity
 from trio_dispatch.server._quirks import Quirks
 from trio_dispatch.server._steering import Freeze, Rule
@@ -23,6 +26,9 @@ from trio_dispatch.server._workers import JobContext, current_job
 from trio_dispatch.server._workflow import Workflow, WorkflowError
 
 __all__ = [
+    "Balancer",
+    "Cluster",
+    "ClusterNode",
     "ConnectionView",
     "Freeze",
     "Identity",
@@ -30,11 +36,13 @@ __all__ = [
     "JobView",
     "PublishedEvent",
     "Quirks",
+    "Refusal",
     "Rule",
     "RunView",
     "Server",
     "ServerStatistics",
     "StepView",
+    "StoreOutage",
     "Workflow",
     "WorkflowError",
     "WorkflowEvent",

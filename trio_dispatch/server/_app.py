@@ -15,12 +15,14 @@ from trio_dispatch.server._clock import Clock
 from trio_dispatch.server._dispatcher import Dispatcher
 from trio_dispatch.server._host import Host
 from trio_dispatch.server._identity import Tokens
-from trio_dispatch.server._inspecting import Inspecting, count
+from trio_dispatch.server._inspecting import Inspecting
 from trio_dispatch.server._node import Node, open_port, url_host
+from trio_dispatch.server._opening import open_client_over
 from trio_dispatch.server._options import check_options
 from trio_dispatch.server._quirks import RECORDED, Quirks
 from trio_dispatch.server._registry import Registering, Registry
-from trio_dispatch.server._steering import Freeze, Rule
+from trio_dispatch.server._steered import Steered
+from trio_dispatch.server._steering import Freeze
 from trio_dispatch.server._store import DEFAULT_KEEP, Store
 from trio_dispatch.server._views import ConnectionView, JobView, ServerStatistics, job_view
 
@@ -30,7 +32,7 @@ if TYPE_CHECKING:
 LOGGER: Final = logging.getLogger("trio_dispatch.server")
 
 
-class Server(Registering, Inspecting):
+class Server(Registering, Inspecting, Steered):
     """A Dispatch server in this process, for development and tests. Production runs a real one.
 
     It keeps everything in memory, speaks the wire as a Dispatch server was recorded to, quirks
@@ -108,6 +110,7 @@ class Server(Registering, Inspecting):
         self._engine = self._node.engine
         self._hub = self._node.hub
         self._steering = self._node.steering
+        Steered.__init__(self, self._steering)
         self._dispatcher = Dispatcher(
             clock=clock,
             store=store,
@@ -185,53 +188,19 @@ class Server(Registering, Inspecting):
             TypeError: no token is given, and none is known.
             AuthError: the server refused the token.
         """
-        from trio_dispatch._client.opening import open_over
-
-        if token is None and "token_provider" not in options:
-            if callable(self._hub.tokens):
-                raise TypeError("name a token: this server's tokens are a function")
-            token = next(iter(self._hub.tokens), None)
-        url = options.pop("url", f"ws://localhost{self._hub.path}")
         reach = open_stream or self.open_stream
 
         async def connect(address: object) -> trio.abc.Stream:  # noqa: ARG001 - there is one server
             return await reach()
 
-        async with self.run(), open_over(connect, url, token=token, **options) as client:
+        options.setdefault("url", f"ws://localhost{self._hub.path}")
+        async with (
+            self._host.block(),
+            open_client_over(connect, self._hub.tokens, token, options) as client,
+        ):
             yield client
 
     # Steering
-
-    def refuse(
-        self,
-        method: str,
-        code: int = 500,
-        message: str = "refused on request",
-        *,
-        times: int | None = 1,
-    ) -> Rule:
-        """Refuse the next requests of *method* with an error of *code*, without carrying them out.
-
-        ``"auth"`` refuses sessions. For *times* requests, None for every one; as a context manager
-        it ends with its block.
-
-        Raises:
-            ValueError: *times* is less than 1.
-        """
-        return Rule(self._steering.rules, method, times, code=code, message=message)
-
-    def delay(self, method: str, seconds: float, *, times: int | None = 1) -> Rule:
-        """Wait *seconds* before the next requests of *method* are carried out.
-
-        The requests behind them on the same connection wait as well. For *times* requests, None
-        for every one; as a context manager it ends with its block.
-
-        Raises:
-            ValueError: *times* is less than 1, or *seconds* negative.
-        """
-        if seconds < 0:
-            raise ValueError("seconds must not be negative")
-        return Rule(self._steering.rules, method, times, seconds=seconds)
 
     def freeze(self) -> Freeze:
         """Stand still: read and write nothing on any connection, until `thaw`.
@@ -243,21 +212,6 @@ class Server(Registering, Inspecting):
     def thaw(self) -> None:
         """Go on with what is waiting. Idempotent."""
         self._steering.thaw()
-
-    def drop_connections(self) -> int:
-        """Drop all connections, without a close frame; returns how many there were.
-
-        New ones are accepted. Runs that were started over a WebSocket go on.
-        """
-        return self._steering.drop_connections()
-
-    def revoke(self, token: str) -> None:
-        """Refuse *token* from now on. Sessions that it has opened go on, as on a real server."""
-        self._steering.revoked.add(token)
-
-    def reinstate(self, token: str) -> None:
-        """Accept a token again that was revoked."""
-        self._steering.revoked.discard(token)
 
     async def run_job(self, job_id: str) -> JobView:
         """Make the next attempt at a job, now, in this task; returns the job after it.
@@ -316,18 +270,7 @@ class Server(Registering, Inspecting):
 
     def statistics(self) -> ServerStatistics:
         """Counts, at this moment."""
-        broker = self._hub.broker
-        return ServerStatistics(
-            jobs=count(job.state for job in self._store.jobs.values()),
-            runs=count(run.state for run in self._store.runs.values()),
-            connections=len(self._hub.connections),
-            topics=broker.topic_count,
-            frames=self._hub.methods.frames,
-            events_published=broker.published,
-            events_delivered=broker.deliveries,
-            events_dropped=broker.dropped,
-            events_waiting=len(self._store.mailbox.kept()),
-        )
+        return self._node.statistics()
 
 
 class _Work:

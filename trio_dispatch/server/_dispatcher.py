@@ -108,6 +108,10 @@ class Dispatcher:
         self._wake.set()
         self._changed.unpark_all()
 
+    async def wait_change(self) -> None:
+        """Wait until something has moved on."""
+        await self._changed.park()
+
     def is_idle(self) -> bool:
         """Whether nothing moves by itself: no job is under way or due, and all runs wait."""
         return self._waiting() and not self._store.has_work(self._registry.jobs)

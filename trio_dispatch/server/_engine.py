@@ -109,12 +109,13 @@ class Engine:
 
     # Life
 
-    def start(self, nursery: trio.Nursery) -> None:
+    def start(self, nursery: trio.Nursery, *, resume: bool = True) -> None:
         """Work in *nursery* from now on. Runs that are in the store unfinished are resumed."""
         self._nursery = nursery
         self.workers.start(nursery)
-        for row in self.store.running_runs():
-            self._resume(row)
+        if resume and not self.store.away:
+            for row in self.store.running_runs():
+                self._resume(row)
         self.notice_change()
 
     def move(self, nursery: trio.Nursery | None) -> None:
@@ -122,9 +123,21 @@ class Engine:
         self._nursery = nursery
         self.workers.move(nursery)
 
+    def stop(self) -> None:
+        """Begin nothing more, and leave the runs as they are."""
+        self._nursery = None
+        self._executions = {}
+        self.workers.move(None)
+
+    @property
+    def busy(self) -> bool:
+        """Whether attempts at jobs are under way."""
+        return self.workers.busy
+
     def kill(self) -> None:
         """Do nothing more, and leave everything as it is."""
         self._nursery = None
+        self._executions = {}
         self.workers.kill()
 
     @property
@@ -243,14 +256,21 @@ class Engine:
             completed_at = await self._call(execution, workflow, function)
             await workflow.compensate(failed=execution.error is not None)
         except BaseException:
-            if self._nursery is not None and self._nursery is not execution.nursery:
+            if not self._is_mine(execution):
+                pass
+            elif self._nursery is not None and self._nursery is not execution.nursery:
                 # Another block carries the server on (`Host`), and with it the run.
                 execution.move(self._nursery)
                 self._nursery.start_soon(self._run, execution)
-            elif self._executions.get(row.id) is execution:
+            else:
                 del self._executions[row.id]
             raise
-        self._end(execution, completed_at)
+        if self._is_mine(execution):
+            self._end(execution, completed_at)
+
+    def _is_mine(self, execution: Execution) -> bool:
+        """Whether *execution* was not left behind by `stop` or `kill`."""
+        return self._executions.get(execution.row.id) is execution
 
     async def _call(
         self, execution: Execution, workflow: Workflow, function: WorkflowFunction
@@ -285,8 +305,7 @@ class Engine:
             execution.state = FAILED
             self.publisher.run("workflow.failed", row, error=execution.error)
         execution.done.set()
-        if self._executions.get(row.id) is execution:
-            del self._executions[row.id]
+        del self._executions[row.id]
         self.notice_change()
 
     def all_wait(self) -> bool:

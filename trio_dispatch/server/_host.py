@@ -96,8 +96,9 @@ class Host:
         inside: trio.Nursery | None = None
         while task is not None:
             nurseries = task.child_nurseries
-            place = len(nurseries) if inside is None else nurseries.index(inside)
-            for nursery in reversed(nurseries[:place]):
+            # Those that were opened later are not around it.
+            count = len(nurseries) if inside is None else nurseries.index(inside) + 1
+            for nursery in reversed(nurseries[:count]):
                 for block in self._blocks:
                     if block.nursery is nursery:
                         return block

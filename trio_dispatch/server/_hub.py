@@ -41,6 +41,6 @@ class Hub:
 
     async def authenticate(self, token: str) -> Identity | None:
         """Find out what *token* stands for; None when it is refused."""
-        if token in self.steering.revoked:
+        if self.steering.is_revoked(token):
             return None
         return await authenticate(self.tokens, token, self.logger)

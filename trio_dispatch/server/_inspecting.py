@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 from trio_dispatch.server._assertions import ANYTHING, check_found
 from trio_dispatch.server._registry import Registry
 from trio_dispatch.server._store import Store
@@ -67,11 +65,3 @@ class Inspecting:
         name, are forgotten, too. Use it between tests that share a server.
         """
         self._store.forget(self._known)
-
-
-def count(states: Iterable[str]) -> dict[str, int]:
-    """How often each state occurs."""
-    counts: dict[str, int] = {}
-    for state in states:
-        counts[state] = counts.get(state, 0) + 1
-    return counts

@@ -21,6 +21,7 @@ from trio_dispatch.server._options import Options
 from trio_dispatch.server._registry import Registry
 from trio_dispatch.server._steering import SteeredStream, Steering
 from trio_dispatch.server._store import Store
+from trio_dispatch.server._views import ServerStatistics, count
 
 _IN_MEMORY_ROOM: Final = 4 * 1024 * 1024
 """Bytes that may be on their way to a client in memory: about what TCP holds on loopback."""
@@ -38,8 +39,9 @@ class Node:
         registry: Registry,
         rng: random.Random,
         logger: logging.Logger,
+        steering: Steering | None = None,
     ) -> None:
-        self.steering = Steering()
+        self.steering = steering or Steering()
         self.broker = Broker(options.quirks, options.keep)
         self.engine = Engine(
             clock=clock,
@@ -64,6 +66,21 @@ class Node:
             quirks=options.quirks,
             steering=self.steering,
             logger=logger,
+        )
+
+    def statistics(self) -> ServerStatistics:
+        """Counts, at this moment."""
+        store, broker = self.engine.store, self.broker
+        return ServerStatistics(
+            jobs=count(job.state for job in store.jobs.values()),
+            runs=count(run.state for run in store.runs.values()),
+            connections=len(self.hub.connections),
+            topics=broker.topic_count,
+            frames=self.methods.frames,
+            events_published=broker.published,
+            events_delivered=broker.deliveries,
+            events_dropped=broker.dropped,
+            events_waiting=len(store.mailbox.kept()),
         )
 
     def open_stream(self, nursery: trio.Nursery) -> trio.abc.HalfCloseableStream:

@@ -6,6 +6,7 @@ it. Freezing is done where all transports pass: at the byte stream.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from types import TracebackType
 from typing import final
 
@@ -75,8 +76,8 @@ class Rule:
 class Freeze:
     """A server that stands still: a context manager that thaws it."""
 
-    def __init__(self, steering: Steering) -> None:
-        self._steering = steering
+    def __init__(self, thaw: Callable[[], None]) -> None:
+        self._thaw = thaw
 
     def __enter__(self) -> Freeze:
         return self
@@ -87,13 +88,18 @@ class Freeze:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._steering.thaw()
+        self._thaw()
 
 
 class Steering:
-    """All that is in force at present."""
+    """All that is in force at present.
 
-    def __init__(self) -> None:
+    Args:
+        above: that of the cluster that the server belongs to, which is in force as well.
+    """
+
+    def __init__(self, above: Steering | None = None) -> None:
+        self._above = above
         self.rules: list[Rule] = []
         self.revoked: set[str] = set()
         self.connections: dict[trio.CancelScope, None] = {}
@@ -102,7 +108,8 @@ class Steering:
 
     async def meet(self, method: str) -> Rule | None:
         """Apply the rules for *method*: wait where one delays, return one that refuses."""
-        found = [rule for rule in self.rules if rule.method == method]
+        rules = self.rules if self._above is None else [*self.rules, *self._above.rules]
+        found = [rule for rule in rules if rule.method == method]
         refusal = next((rule for rule in found if rule.code is not None), None)
         delays = [rule for rule in found if rule.code is None]
         for rule in [*delays, *([refusal] if refusal else [])]:
@@ -110,6 +117,10 @@ class Steering:
         for rule in delays:
             await trio.sleep(rule.seconds)
         return refusal
+
+    def is_revoked(self, token: str) -> bool:
+        """Whether *token* is refused from now on."""
+        return token in self.revoked or (self._above is not None and self._above.is_revoked(token))
 
     @property
     def frozen(self) -> bool:
@@ -120,7 +131,7 @@ class Steering:
         """Read and write no more."""
         if self._thawed is None:
             self._thawed = trio.Event()
-        return Freeze(self)
+        return Freeze(self.thaw)
 
     def thaw(self) -> None:
         """Go on."""

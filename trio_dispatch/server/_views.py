@@ -6,7 +6,7 @@ decodes it into a type, and ``payload_bytes`` is what was received.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import TypeVar, cast
 
@@ -220,3 +220,11 @@ def run_view(run: RunRow) -> RunView:
         completed_at=_time(run.completed_at),
         steps=tuple(_step_view(step) for step in run.steps.values()),
     )
+
+
+def count(states: Iterable[str]) -> dict[str, int]:
+    """How often each state occurs."""
+    counts: dict[str, int] = {}
+    for state in states:
+        counts[state] = counts.get(state, 0) + 1
+    return counts

@@ -114,8 +114,6 @@ class Workers:
         """Jobs whose running attempts were cancelled."""
         self._began = 0
         self._stood_still_at: int | None = None
-        self.killed = False
-        """Whether the end leaves attempts as they are, as a crash does."""
 
     # Life
 
@@ -124,7 +122,6 @@ class Workers:
         self._nursery = nursery
         self._began = self._clock.now()
         self._stood_still_at = None
-        self.killed = False
 
     def move(self, nursery: trio.Nursery | None) -> None:
         """Make further attempts in *nursery*; None for none at all."""
@@ -161,10 +158,10 @@ class Workers:
 
     def kill(self) -> None:
         """Leave everything as it is: others take the jobs over in time."""
-        self.killed = True
         self._nursery = None
         if self._stood_still_at is None:
             self._give_up()
+        self._active = {}
 
     def _give_up(self) -> None:
         self._stood_still_at = self._clock.now()
@@ -229,32 +226,47 @@ class Workers:
         job.worker = self
         self._publisher.job("job.started", job)
         began = trio.current_time()
-        error: str | None = None
+        scope = trio.move_on_after(job.timeout_ns / NS_PER_SECOND)
+        attempt = self._active[job.id] = (job, scope)
+        try:
+            error = await self._call(job, kind, scope)
+            await self._steering.wait_running()
+            if self._active.get(job.id) is attempt:
+                self._record(job, error, scope, began)
+        except BaseException:
+            if self._active.get(job.id) is attempt:
+                self._store.return_job(job)
+            # else it was left behind by `kill`
+            raise
+        finally:
+            if self._active.get(job.id) is attempt:
+                del self._active[job.id]
+            self._cancelled.discard(job.id)
+
+    async def _call(self, job: JobRow, kind: JobKind, scope: trio.CancelScope) -> str | None:
+        """Call the job's function; return its error, None where there is none."""
         context = _current_job.set(_context_of(job))
         try:
-            with trio.move_on_after(job.timeout_ns / NS_PER_SECOND) as scope:
-                self._active[job.id] = (job, scope)
+            with scope:
                 payload = None if job.payload is None else msgspec.json.decode(job.payload)
                 await kind.function(payload)
         except BaseException as exc:
             if must_propagate(exc):
-                if not self.killed:
-                    self._store.return_job(job)
                 raise
             self._logger.warning("job %s (%s) failed", job.id, job.name, exc_info=exc)
-            error = describe(exc)
-        else:
-            if scope.cancelled_caught and job.id in self._cancelled:
-                return
-            if scope.cancelled_caught:
-                self._logger.warning("job %s (%s) timed out", job.id, job.name)
-                error = DEADLINE_EXCEEDED
+            return describe(exc)
         finally:
             _current_job.reset(context)
-            self._cancelled.discard(job.id)
-            self._active.pop(job.id, None)
-        if self._steering.stopped:
-            await self._steering.wait_running()
+        if not scope.cancelled_caught or job.id in self._cancelled:
+            return None
+        self._logger.warning("job %s (%s) timed out", job.id, job.name)
+        return DEADLINE_EXCEEDED
+
+    def _record(
+        self, job: JobRow, error: str | None, scope: trio.CancelScope, began: float
+    ) -> None:
+        if scope.cancelled_caught and job.id in self._cancelled:
+            return
         if self._store.away:
             # The outcome cannot be written down: the job is made again when it is stale.
             self._store.line_up(job, job.last_sign + STALE_NS)
