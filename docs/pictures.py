@@ -15,13 +15,13 @@ import trio
 import trio.testing
 from rich.console import Console, RenderableType
 
-from trio_dispatch.cli.demo.board import Board
-from trio_dispatch.cli.demo.demo import Demo
 from trio_dispatch.cli.demo.plan import make_plan
+from trio_dispatch.cli.demo.progress import Board
+from trio_dispatch.cli.demo.scenario import Demo
+from trio_dispatch.cli.demo.screen import LiveView
 from trio_dispatch.cli.demo.server import make_server
-from trio_dispatch.cli.demo.view import LiveView
-from trio_dispatch.cli.top.board import TopBoard
-from trio_dispatch.cli.top.command import TopView
+from trio_dispatch.cli.top.counts import Counts
+from trio_dispatch.cli.top.screen import TopScreen
 
 URL: Final = "ws://localhost:8080/dwp"
 MOMENT: Final = 2.6
@@ -44,7 +44,7 @@ def save(picture: RenderableType, screen: Console, name: str) -> None:
 
 async def main() -> None:
     plan = make_plan()
-    board, top = Board(plan), TopBoard()
+    board, top = Board(plan), Counts()
     async with make_server(plan, "token").open_client() as client, trio.open_nursery() as nursery:
 
         async def collect() -> None:
@@ -58,7 +58,7 @@ async def main() -> None:
         top.stats = await client.stats()
         one, other = console(), console()
         save(LiveView(one, board, f"embedded server, {URL}").render(), one, "demo")
-        save(TopView(other, top, URL).render(trio.current_time()), other, "top")
+        save(TopScreen(other, top, URL).render(trio.current_time()), other, "top")
         nursery.cancel_scope.cancel()
 
 

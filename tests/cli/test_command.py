@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 import trio
 
+from tests.cli.demonstrating import foreign_server
 from tests.cli.serving import in_terminal, serving
-from tests.cli.showing import foreign_server
 from trio_dispatch import __version__
 from trio_dispatch.cli import main
 from trio_dispatch.cli.demo.plan import EMAIL
@@ -85,7 +85,7 @@ def test_a_reader_that_leaves_early_gets_no_traceback() -> None:
     process.stdout.close()
     assert process.stderr.read() == ""
     process.stderr.close()
-    assert process.wait(20) == Exit.FAILED
+    assert process.wait(20) == Exit.READER_GONE
 
 
 @pytest.mark.parametrize("missing", ["rich", "cyclopts", "websockets"])
@@ -109,12 +109,12 @@ def test_url_and_token_run_it_on_another_server(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with serving(foreign_server(jobs=[EMAIL], workflow=True)) as url:
-        arguments = ["demo", *FAST, "--deadline", "2", "--url", url]
+        arguments = ["demo", *FAST, "--deadline", "2", "--yes", "--url", url]
         assert main([*arguments, "--token", "token"]) == Exit.OK
         out, errors = capsys.readouterr()
         assert errors == ""
         assert out.startswith(f"trio-dispatch demo, {url}\n")
-        assert "skipped: demo-charge-card: no worker knows this job name (waited 1 s)\n" in out
+        assert "skipped: demo-charge-card: no worker finished a job of this name in 1 s" in out
 
         assert main([*arguments, "--token", "wrong"]) == Exit.REFUSED
         assert main(arguments) == Exit.REFUSED
@@ -125,10 +125,9 @@ def test_url_and_token_run_it_on_another_server(
         )
         assert errors == 2 * f"trio-dispatch: {refused}\n"
 
-        monkeypatch.setenv("DISPATCH_URL", url)
         monkeypatch.setenv("DISPATCH_TOKEN", "token")
-        prefixed = ["demo", *FAST, "--deadline", "0.2", "--prefix", "nobody-knows-"]
-        assert main(prefixed) == Exit.FAILED
+        prefixed = ["demo", *FAST, "--deadline", "0.2", "--prefix", "nobody-knows-", "--url", url]
+        assert main([*prefixed, "-y"]) == Exit.FAILED
         out, errors = capsys.readouterr()
         assert errors == ""
         assert "Everything was skipped" in out.splitlines()[-1]
@@ -138,8 +137,8 @@ def test_nobody_listening_is_one_line(capsys: pytest.CaptureFixture[str]) -> Non
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         port = unused.getsockname()[1]
-        url = f"ws://user:secret@127.0.0.1:{port}/dwp?token=secret"
-        assert main(["demo", "--url", url, "--token", "secret"]) == Exit.NO_CONNECTION
+        url = f"ws://127.0.0.1:{port}/dwp?token=secret"
+        assert main(["demo", "-y", "--url", url, "--token", "secret"]) == Exit.NO_CONNECTION
     out, errors = capsys.readouterr()
     assert out == ""
     assert errors.startswith(f"trio-dispatch: cannot connect to ws://127.0.0.1:{port}/dwp: ")
@@ -147,7 +146,9 @@ def test_nobody_listening_is_one_line(capsys: pytest.CaptureFixture[str]) -> Non
     assert "secret" not in errors
 
 
-def test_a_server_that_goes_away_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_server_that_goes_away_is_one_line_and_one_for_what_is_left(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     server = foreign_server()
     gone = threading.Event()
 
@@ -158,7 +159,7 @@ def test_a_server_that_goes_away_is_one_line(capsys: pytest.CaptureFixture[str])
 
     with serving(server) as url:
         code: list[int] = []
-        arguments = ["demo", "--url", url, "--token", "token"]
+        arguments = ["demo", "--yes", "--url", url, "--token", "token"]
         thread = threading.Thread(target=lambda: code.append(main(arguments)))
         thread.start()
         assert gone.wait(10)
@@ -167,7 +168,9 @@ def test_a_server_that_goes_away_is_one_line(capsys: pytest.CaptureFixture[str])
     _, errors = capsys.readouterr()
     # Which it is depends on what was under way.
     lost = r"(the connection to \S+ was lost|cannot connect to \S+): "
-    assert re.fullmatch(rf"trio-dispatch: [^\n]*{lost}[^\n]*\n", errors)
+    first, second = errors.splitlines()
+    assert first.startswith("trio-dispatch: what the demo left on ws://")
+    assert re.fullmatch(rf"trio-dispatch: .*{lost}.*", second)
 
 
 @pytest.mark.parametrize(
@@ -199,7 +202,7 @@ def test_a_token_that_goes_unencrypted_to_another_machine_is_warned_about(
 ) -> None:
     # The name is no machine's, so nothing goes anywhere.
     url = "ws://nowhere.invalid:1/dwp"
-    assert main(["demo", "--url", url, "--token", "secret"]) == Exit.NO_CONNECTION
+    assert main(["demo", "-y", "--url", url, "--token", "secret"]) == Exit.NO_CONNECTION
     _, errors = capsys.readouterr()
     first, second = errors.splitlines()
     assert first.startswith(f"trio-dispatch: warning: a token goes unencrypted to {url}")

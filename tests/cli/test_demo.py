@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 import pytest
 import trio
 import trio.testing
 
-from tests.cli.showing import foreign_server, show
-from trio_dispatch.cli.demo.board import Board, Line
-from trio_dispatch.cli.demo.demo import Demo
+from tests.cli.demonstrating import foreign_server, show
+from trio_dispatch.cli.demo.clean_up import Cleaned, clean_up, left_behind
 from trio_dispatch.cli.demo.plan import CARD, EMAIL, IMAGE, REPORT, STOCK, make_plan
+from trio_dispatch.cli.demo.progress import Board, Line
 from trio_dispatch.cli.demo.report import Outcome, Report
+from trio_dispatch.cli.demo.scenario import Demo
 from trio_dispatch.cli.demo.server import make_server
 from trio_dispatch.cli.exits import Exit
 from trio_dispatch.server import Server, Workflow
 
+NOBODY = "no worker finished a job of this name in 5 s; perhaps none knows it"
 ROLES = (EMAIL, IMAGE, REPORT, STOCK, CARD)
 
 
@@ -85,15 +88,72 @@ async def test_what_a_foreign_server_lacks_is_skipped_by_name(
     }
     assert dict(report.skipped) == {
         "demo-process-image": "no worker took a job from queue 'images' in 5 s",
-        "demo-build-report": "no worker knows this job name (waited 5 s)",
-        "demo-charge-card": "no worker knows this job name (waited 5 s)",
+        "demo-build-report": NOBODY,
+        "demo-charge-card": NOBODY,
         "demo-order-pipeline": "no workflow of this name is registered",
     }
     told = {line.subject for line in lines if line.text.startswith("skipped: ")}
     assert told == set(dict(report.skipped))
     # Nothing is left running for ever: one job went ahead of each kind, and was cancelled.
     assert [job.state for job in server.jobs("demo-charge-card")] == ["cancelled"]
-    assert not any(row.states for row in board.rows if row.skipped)
+    assert not any(row.open_jobs() for row in board.rows if row.skipped)
+
+
+async def test_job_started_for_a_name_that_no_worker_knows_deceives_nobody(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """A real server publishes it for any name (recording job_without_worker)."""
+    server = foreign_server()
+    async with server.open_client() as client, trio.open_nursery() as nursery:
+
+        async def pretend() -> None:
+            async with client.subscribe("jobs") as events:
+                async for event in events:
+                    if event.type == "job.enqueued":
+                        server.publish("job.started", event.topic, event.data)
+
+        nursery.start_soon(pretend)
+        report, board, _ = await show(server)
+        nursery.cancel_scope.cancel()
+    assert report.seconds < 6
+    assert set(outcomes(report).values()) == {Outcome.SKIPPED}
+    assert [job.state for job in server.jobs()] == ["cancelled"] * len(ROLES)
+    assert not left_behind(board)
+
+
+async def test_what_has_not_ended_is_cancelled_and_the_run_is_let_go(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    server = foreign_server(jobs=[IMAGE])
+    tried = 0
+
+    @server.job("demo-send-email")
+    async def some_endless(payload: object) -> None:
+        nonlocal tried
+        tried += 1
+        if 1 < tried < 7:
+            await trio.sleep_forever()
+
+    @server.workflow("demo-order-pipeline")
+    async def busy(workflow: Workflow, order: Any) -> None:
+        for n in range(1000):
+            await workflow.step(f"step {n}", trio.sleep, 0.5)
+
+    async with server.open_client() as client:
+        board = Board(make_plan(own_server=False))
+        with trio.move_on_after(9):
+            await Demo(client, board).run()
+        assert left_behind(board)
+        cleaned = await clean_up(client, board)
+        states = Counter(job.state for job in server.jobs("demo-send-email"))
+    assert cleaned == Cleaned(cancelled=5, approved=True)
+    assert states == {
+        "completed": 7,
+        "cancelled": 5,
+    }
+    # What had ended is not touched: cancelling it would rewrite its state.
+    assert {job.state for job in server.jobs("demo-process-image")} == {"completed"}
+    assert server.statistics().events_waiting == 1
 
 
 async def test_a_server_that_has_nothing_is_no_success(
@@ -170,10 +230,14 @@ async def test_jobs_that_never_end_meet_the_deadline(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     server = foreign_server()
+    tried = 0
 
     @server.job("demo-send-email")
-    async def endless(payload: object) -> None:
-        await trio.sleep_forever()
+    async def endless_but_once(payload: object) -> None:
+        nonlocal tried
+        tried += 1
+        if tried > 1:
+            await trio.sleep_forever()
 
     report, _, _ = await show(server, deadline=12)
     assert dict(report.failures) == {"demo-send-email": "not ended after 12 s"}

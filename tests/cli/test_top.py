@@ -7,10 +7,10 @@ from datetime import datetime, timezone
 
 import pytest
 
-from tests.cli.test_demo_view import SIZES, console, outline
+from tests.cli.test_demo_screen import SIZES, console, outline
 from trio_dispatch import Event, Stats, StreamGap
-from trio_dispatch.cli.top.board import REMEMBERED, WINDOW, TopBoard
-from trio_dispatch.cli.top.command import TopView
+from trio_dispatch.cli.top.counts import REMEMBERED, WINDOW, Counts
+from trio_dispatch.cli.top.screen import TopScreen
 
 AT = datetime(2026, 11, 21, 12, tzinfo=timezone.utc)
 
@@ -25,8 +25,8 @@ def run(type: str, id: str = "run_1", **data: object) -> Event:
     return Event(type=f"workflow.{type}", ts=AT, topic=f"workflow:{id}", data=fields)
 
 
-def filled() -> TopBoard:
-    board = TopBoard(stats=Stats())
+def filled() -> Counts:
+    board = Counts(stats=Stats())
     for n in range(30):
         id = f"job_{n:026}"
         board.add(job("enqueued", id), 0.1 * n)
@@ -42,7 +42,7 @@ def filled() -> TopBoard:
 
 
 def test_it_counts_states_rates_queues_and_runs() -> None:
-    board = TopBoard()
+    board = Counts()
     for type in ("enqueued", "started", "retrying"):
         board.add(job(type), 1)
     board.add(job("enqueued", "job_2", queue=""), 2)
@@ -64,15 +64,16 @@ def test_it_counts_states_rates_queues_and_runs() -> None:
 
 
 def test_what_it_keeps_is_bounded_and_what_it_lost_is_counted() -> None:
-    board = TopBoard()
+    board = Counts()
     for n in range(REMEMBERED + 5):
         board.add(job("completed", f"job_{n}", elapsed_ms=n), 0)
         board.add(run("started", f"run_{n}"), 0)
-        board.add(job("failed", f"job_{n}"), 0)
-    assert len(board.jobs) == len(board.runs) == REMEMBERED
+        board.add(job("dlq", f"dead_{n % 60}"), 0)
+    assert len(board.runs) == REMEMBERED
+    assert len(board.jobs) == REMEMBERED
     assert len(board.slowest()) == 20
     assert board.slowest()[0][0] == (REMEMBERED + 4) / 1000
-    assert len(board.failures) == 50
+    assert len(board.failures()) == 50
     assert board.states()["completed"] == REMEMBERED + 5
     board.add(StreamGap(), 1)
     assert board.summary(1)["gaps"] == 1
@@ -83,13 +84,13 @@ def test_what_it_keeps_is_bounded_and_what_it_lost_is_counted() -> None:
 def test_the_screen_fits_and_stands_still(size: tuple[int, int], encoding: str) -> None:
     screen = console(*size, encoding)
 
-    def frame(board: TopBoard) -> list[str]:
+    def frame(board: Counts) -> list[str]:
         lines = screen.render_lines(
-            TopView(screen, board, "ws://host:8080/dwp").render(5), pad=False
+            TopScreen(screen, board, "ws://host:8080/dwp").render(5), pad=False
         )
         return ["".join(segment.text for segment in line) for line in lines]
 
-    empty, full = frame(TopBoard()), frame(filled())
+    empty, full = frame(Counts()), frame(filled())
     disconnected = filled()
     disconnected.connected, disconnected.connections, disconnected.dropped = False, 3, 7
     lost = frame(disconnected)

@@ -6,29 +6,30 @@ import sys
 from collections.abc import Sequence
 from typing import Final
 
+from trio_dispatch.cli.extras import explain_missing
+
 __all__ = ["main"]
 
-_NOT_INSTALLED: Final = 2
-"""The exit code for wrong use; `trio_dispatch.cli.exits` cannot be imported here."""
-
-_EXTRAS: Final = {"google": "remote", "httpx": "http", "httpx_sse": "http", "httpcore": "http"}
-"""Which extra brings a package that the extra `cli` does not."""
+_USAGE: Final = 2
+_INTERRUPTED: Final = 130
+"""Exit codes; `trio_dispatch.cli.exits` cannot be imported here, as it needs the extra."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command with *arguments* (by default the program's own); return its exit code."""
     try:
         from trio_dispatch.cli.app import run
-
-        # Commands import the extras that only they need.
-        return run(sys.argv[1:] if arguments is None else arguments)
     except ModuleNotFoundError as exc:
-        missing = (exc.name or "").partition(".")[0]
-        if missing == "trio_dispatch":
+        if (text := explain_missing(exc)) is None:
             raise
-        extra = _EXTRAS.get(missing, "cli")
-        sys.stderr.write(
-            f"trio-dispatch: the command needs {missing or exc}; "
-            f"install it with: pip install 'trio-dispatch[{extra}]'\n"
-        )
-        return _NOT_INSTALLED
+        _complain(text)
+        return _USAGE
+    except KeyboardInterrupt:
+        _complain("interrupted")
+        return _INTERRUPTED
+    return run(sys.argv[1:] if arguments is None else arguments)
+
+
+def _complain(text: str) -> None:
+    if sys.stderr is not None:
+        sys.stderr.write(f"trio-dispatch: {text}\n")

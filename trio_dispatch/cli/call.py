@@ -7,9 +7,10 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from trio_dispatch.cli.exits import Exit, UsageError, complain, run_async
-from trio_dispatch.cli.output import JsonOption, print_json, print_line
-from trio_dispatch.cli.payload_input import read_json
+from trio_dispatch.cli.exits import Exit, UsageError, complain
+from trio_dispatch.cli.json_input import read_json
+from trio_dispatch.cli.output import OutputOptions, chosen
+from trio_dispatch.cli.running import run_async
 
 
 def call(
@@ -33,7 +34,7 @@ def call(
     ] = None,
     function_version: Annotated[str, Parameter(help="The version of the application.")] = "",
     timeout: Annotated[float, Parameter(help="Seconds for the request.")] = 30.0,
-    json: JsonOption = False,
+    output: OutputOptions | None = None,
 ) -> int:
     """Dispatch a call to a function on a Dispatch endpoint, and print its id.
 
@@ -61,10 +62,7 @@ def call(
             return Exit.REFUSED
         except ValueError as exc:
             raise UsageError(str(exc)) from exc
-        if json:
-            print_json({"id": id})
-        else:
-            print_line(id)
+        chosen(output).show({"id": id}, lambda: [id])
         return Exit.OK
 
     return run_async(dispatch)

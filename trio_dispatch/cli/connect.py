@@ -5,38 +5,26 @@ from __future__ import annotations
 import getpass
 import importlib
 import logging
+import os
+import re
 import warnings
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal, TypeAlias
+from typing import Annotated, Any, Final, Literal
 
 from cyclopts import Parameter
 
 from trio_dispatch import Client, InsecureTokenWarning, open_client
-from trio_dispatch.cli.exits import Exit, UsageError, complain, run_async
+from trio_dispatch._wire.url import parse_url
+from trio_dispatch.cli.exits import Exit, UsageError, complain
+from trio_dispatch.cli.profiles import Profile, find_profile, run_token_command
+from trio_dispatch.cli.running import run_async
+from trio_dispatch.cli.streams import decode
 
 DEFAULT_URL: Final = "ws://localhost:8080/dwp"
-
-UrlOption: TypeAlias = Annotated[
-    str | None,
-    Parameter(
-        name="--url",
-        env_var="DISPATCH_URL",
-        help="The server: ws://host:port/dwp, wss://…, or http://… where only HTTP gets through.",
-    ),
-]
-TokenOption: TypeAlias = Annotated[
-    str | None,
-    Parameter(
-        name="--token",
-        env_var="DISPATCH_TOKEN",
-        help="The token. The environment is the better place for it: others see arguments.",
-        show_default=False,
-    ),
-]
 
 
 @Parameter(name="*")
@@ -44,8 +32,34 @@ TokenOption: TypeAlias = Annotated[
 class ServerOptions:
     """Which server, and with which token."""
 
-    url: UrlOption = None
-    token: TokenOption = None
+    url: Annotated[
+        list[str] | None,
+        Parameter(
+            name="--url",
+            negative=(),
+            show_default=False,
+            help="The server: ws://host:port/dwp, wss://…, or http://… where only HTTP gets "
+            "through. Give it several times for the servers of a cluster. Without it: "
+            "DISPATCH_URL, the default profile, ws://localhost:8080/dwp.",
+        ),
+    ] = None
+    profile: Annotated[
+        str | None,
+        Parameter(
+            name="--profile",
+            help="A profile of the configuration file: its server, and its token. Without it: "
+            "DISPATCH_PROFILE.",
+        ),
+    ] = None
+    token: Annotated[
+        str | None,
+        Parameter(
+            name="--token",
+            help="The token. Others on this machine see arguments: DISPATCH_TOKEN in the "
+            "environment is the better place for it.",
+            show_default=False,
+        ),
+    ] = None
     token_file: Annotated[
         Path | None, Parameter(name="--token-file", help="A file that holds the token.")
     ] = None
@@ -61,35 +75,73 @@ class ServerOptions:
             name="--keyring",
             negative=(),
             show_default=False,
-            help="Take the token from the system's keyring; asked for, and kept, the first time.",
+            help="Take the token from the system's keyring. The first time it is asked for, "
+            "and kept there.",
         ),
     ] = False
 
+    @cached_property
+    def _profile(self) -> Profile | None:
+        if self.profile and self.url:
+            raise UsageError(
+                "--profile and --url exclude each other: the profile's token is for its own server"
+            )
+        if self.profile:
+            return find_profile(self.profile)
+        if self.url:
+            return None
+        if name := os.environ.get("DISPATCH_PROFILE"):
+            return find_profile(name)
+        # The environment names another server than the file's default, so not its token either.
+        return None if os.environ.get("DISPATCH_URL") else find_profile(None)
+
+    @cached_property
+    def urls(self) -> list[str]:
+        """The URLs of the server, or of the servers of a cluster.
+
+        Raises:
+            UsageError: the profile cannot be used.
+        """
+        if self._profile is not None:
+            return list(self._profile.urls)
+        if self.url:
+            return self.url
+        found = os.environ.get("DISPATCH_URL", "").strip()
+        return re.split(r"\s+|,(?=\w+://)", found) if found else [DEFAULT_URL]
+
     @property
-    def address(self) -> str:
-        """The URL."""
-        return self.url or DEFAULT_URL
+    def named(self) -> bool:
+        """Whether the command line names a server, and not only the environment or a file."""
+        return bool(self.url or self.profile)
+
+    @property
+    def shown(self) -> str:
+        """The servers, without secrets."""
+        return ", ".join(shown_url(url) for url in self.urls)
 
     def find_token(self) -> str | None:
-        """The token, from wherever the user said.
+        """Find the token, wherever the user said that it is.
 
         Raises:
             UsageError: it cannot be had.
         """
+        profile = self._profile
         if self.ask_token:
-            return _ask(self.address)
+            return _ask(self.shown)
         if self.keyring:
-            return _from_keyring(self.address)
+            return _from_keyring(self.urls[0])
         if self.token_file is not None:
-            try:
-                text = self.token_file.read_text(encoding="utf-8").strip()
-            except (OSError, UnicodeDecodeError) as exc:
-                reason = getattr(exc, "strerror", None) or "it is no UTF-8"
-                raise UsageError(f"--token-file: cannot read {self.token_file}: {reason}") from exc
-            if not text:
-                raise UsageError(f"--token-file: {self.token_file} is empty")
-            return text
-        return self.token or None
+            return _from_file(self.token_file, "--token-file")
+        if self.token is not None:
+            return self.token or None
+        if profile is not None:
+            if profile.token_command:
+                return run_token_command(profile)
+            if profile.token_file is not None:
+                return _from_file(profile.token_file, f"the profile {profile.name!r}")
+            if profile.keyring:
+                return _from_keyring(profile.urls[0])
+        return os.environ.get("DISPATCH_TOKEN") or None
 
     def connect(self, *, reconnect: bool = False) -> AbstractAsyncContextManager[Client]:
         """Open a client for one command; without *reconnect*, a lost connection ends it.
@@ -97,16 +149,40 @@ class ServerOptions:
         Raises:
             UsageError: that is no URL of a server, or the token cannot be had.
         """
-        return connect(self.address, self.find_token(), reconnect=reconnect)
+        return connect(self.urls, self.find_token(), reconnect=reconnect)
 
 
-def _ask(url: str) -> str:
+def shown_url(url: str) -> str:
+    """The URL without its secrets.
+
+    Raises:
+        UsageError: it is no URL of a server.
+    """
     try:
-        token = getpass.getpass(f"Token for {url}: ")
-    except EOFError:
+        return parse_url(url, "ws", "wss", "http", "https").shown
+    except ValueError as exc:
+        raise UsageError(f"--url: {exc}") from exc
+
+
+def _ask(where: str) -> str:
+    try:
+        token = getpass.getpass(f"Token for {where}: ")
+    except (EOFError, OSError):
         token = ""
     if not token:
         raise UsageError("no token was given")
+    return token
+
+
+def _from_file(path: Path, what: str) -> str:
+    try:
+        text = path.read_bytes()
+    except (OSError, ValueError) as exc:
+        reason = getattr(exc, "strerror", None) or exc
+        raise UsageError(f"{what}: cannot read {path}: {reason}") from exc
+    token = decode(text, f"{what}: {path}").strip()
+    if not token:
+        raise UsageError(f"{what}: {path} is empty")
     return token
 
 
@@ -115,15 +191,20 @@ def _from_keyring(url: str) -> str:
         keyring: Any = importlib.import_module("keyring")
     except ModuleNotFoundError as exc:
         raise UsageError("--keyring needs the package keyring: pip install keyring") from exc
-    found: str | None = keyring.get_password("trio-dispatch", url)
-    if found is None:
-        found = _ask(url)
-        keyring.set_password("trio-dispatch", url, found)
+    try:
+        found: str | None = keyring.get_password("trio-dispatch", url)
+        if found is None:
+            found = _ask(shown_url(url))
+            keyring.set_password("trio-dispatch", url, found)
+    except UsageError:
+        raise
+    except Exception as exc:  # each backend has errors of its own
+        raise UsageError(f"--keyring: {type(exc).__name__}: {exc}") from exc
     return found
 
 
 def connect(
-    url: str,
+    urls: str | Sequence[str],
     token: str | None,
     *,
     reconnect: bool = False,
@@ -138,16 +219,18 @@ def connect(
         UsageError: that is no URL of a server.
     """
     logger = logging.getLogger("trio_dispatch.cli")
-    logger.addHandler(logging.NullHandler())  # what matters is told by errors
+    logger.addHandler(logging.NullHandler())  # errors say what matters
     logger.propagate = False
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", InsecureTokenWarning)
         try:
             client = open_client(
-                url, token=token or None, reconnect=reconnect, format=format, logger=logger
+                urls, token=token or None, reconnect=reconnect, format=format, logger=logger
             )
         except (TypeError, ValueError) as exc:
-            raise UsageError(f"--url: {exc}") from exc
+            # A token that cannot be sent is refused in words of its own.
+            about = "" if "token" in str(exc) else "--url: "
+            raise UsageError(f"{about}{exc}") from exc
     for warning in caught if warn else ():
         complain(f"warning: {warning.message}")
     return client
@@ -166,4 +249,4 @@ def with_client(
         async with client as opened:
             return await use(opened)
 
-    return run_async(partial(command))
+    return run_async(command)

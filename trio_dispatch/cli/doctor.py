@@ -22,8 +22,10 @@ from trio_dispatch import (
 )
 from trio_dispatch._wire.url import parse_url
 from trio_dispatch.cli.connect import ServerOptions, connect
-from trio_dispatch.cli.exits import Exit, readable, run_async
-from trio_dispatch.cli.output import JsonOption, print_json, print_line
+from trio_dispatch.cli.exits import Exit
+from trio_dispatch.cli.output import OutputOptions, chosen, print_line
+from trio_dispatch.cli.running import run_async
+from trio_dispatch.cli.text import readable
 
 ROUND_TRIPS: Final = 20
 NO_JOB: Final = f"job_{0:026}"
@@ -50,7 +52,7 @@ class Finding:
     advice: str = ""
 
 
-def doctor(*, server: ServerOptions | None = None, json: JsonOption = False) -> int:
+def doctor(*, server: ServerOptions | None = None, output: OutputOptions | None = None) -> int:
     """Look a server over: connection, latency, what the token may do, and what is odd.
 
     It changes nothing on the server: it asks for a job and a run that do not exist, and subscribes
@@ -58,6 +60,7 @@ def doctor(*, server: ServerOptions | None = None, json: JsonOption = False) -> 
     way.
     """
     options = server or ServerOptions()
+    out = chosen(output)
     token = options.find_token()
     client = options.connect()
     console = Console(highlight=False)
@@ -67,7 +70,7 @@ def doctor(*, server: ServerOptions | None = None, json: JsonOption = False) -> 
 
         def tell(finding: Finding) -> None:
             findings.append(finding)
-            if not json:
+            if not out.for_programs:
                 _print(console, finding)
 
         begin = trio.current_time()
@@ -80,10 +83,10 @@ def doctor(*, server: ServerOptions | None = None, json: JsonOption = False) -> 
                 tell(finding)
             for finding in await _quirks(opened):
                 tell(finding)
-            tell(await _msgpack(options.address, token))
-            tell(await _http(options.address, token))
-        if json:
-            print_json(findings)
+            tell(await _msgpack(options.urls[0], token))
+            tell(await _http(options.urls[0], token))
+        if out.for_programs:
+            out.value(findings)
         return Exit.FAILED if any(f.verdict == "problem" for f in findings) else Exit.OK
 
     return run_async(examine)

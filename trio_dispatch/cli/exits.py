@@ -1,25 +1,30 @@
-"""How a command ends: exit codes, errors as one line, Ctrl-C.
+"""How a command ends: exit codes, and errors as one line.
 
-==== ==============================================================
+==== ==================================================================
 code what happened
-==== ==============================================================
+==== ==================================================================
 0    everything ended as it should
 1    something did not
-2    the command was used wrongly, or is not installed whole
+2    the command was used wrongly, or an extra is not installed
 3    no connection to the server, or it was lost
 4    the server refused the token, or the token may not do that
-130  Ctrl-C
-==== ==============================================================
+70   a bug in trio-dispatch
+124  the time of ``--timeout`` was up
+129  the terminal was closed (SIGHUP)
+130  Ctrl-C (SIGINT)
+141  whoever read the output has left, as ``head`` does (SIGPIPE)
+143  the command was told to end (SIGTERM)
+==== ==================================================================
 """
 
 from __future__ import annotations
 
+import contextlib
 import enum
 import os
-import signal
 import sys
-import threading
-from collections.abc import Awaitable, Callable
+import traceback
+from collections.abc import Sequence
 
 import trio
 
@@ -29,9 +34,11 @@ from trio_dispatch import (
     ConnectFailed,
     ConnectionLost,
     DispatchError,
+    InternalError,
     PermissionDenied,
 )
-from trio_dispatch._transport.groups import leaves
+from trio_dispatch.cli.extras import explain_missing
+from trio_dispatch.cli.text import readable
 
 
 class Exit(enum.IntEnum):
@@ -42,84 +49,97 @@ class Exit(enum.IntEnum):
     USAGE = 2
     NO_CONNECTION = 3
     REFUSED = 4
+    BUG = 70
+    TIMED_OUT = 124
+    HANGUP = 129
     INTERRUPTED = 130
+    READER_GONE = 141
+    TERMINATED = 143
 
 
 class UsageError(Exception):
     """The command was used wrongly; the message says how."""
 
 
-def readable(text: str) -> str:
-    """Make text from elsewhere safe for a terminal: one line, no control characters."""
-    return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)
+class OutputFailed(Exception):
+    """Standard output takes nothing; the message says why."""
+
+
+class Ended(Exception):
+    """The command ends here with *code*; *message*, if any, says why."""
+
+    def __init__(self, code: Exit, message: str = "") -> None:
+        super().__init__(message)
+        self.code = code
 
 
 def complain(text: str) -> None:
-    """Write one line to stderr."""
-    sys.stderr.write(f"trio-dispatch: {readable(text)}\n")
+    """Write one line to standard error, if that takes any."""
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        sys.stderr.write(f"trio-dispatch: {readable(text)}\n")
+        sys.stderr.flush()
 
 
-def run_async(command: Callable[[], Awaitable[Exit]]) -> Exit:
-    """Run an async command to its exit code. Errors become a line, and so does Ctrl-C."""
-    try:
-        return trio.run(_interruptible, command)
-    except BaseException as exc:
-        code = _explain(list(leaves(exc)))
-        if code is None:
-            raise
-        return code
+def explain(errors: Sequence[BaseException]) -> Exit:
+    """Say in one line what ended the command, and return its exit code.
 
-
-async def _interruptible(command: Callable[[], Awaitable[Exit]]) -> Exit:
-    """Ctrl-C cancels the command, which then leaves its blocks in good order."""
-    if threading.current_thread() is not threading.main_thread():
-        return await command()
-    with trio.open_signal_receiver(signal.SIGINT) as signals:
-        code = Exit.INTERRUPTED
-        async with trio.open_nursery() as nursery:
-
-            async def cancel_on_signal() -> None:
-                async for _ in signals:
-                    nursery.cancel_scope.cancel()
-
-            nursery.start_soon(cancel_on_signal)
-            code = await command()
-            nursery.cancel_scope.cancel()
-    if code is Exit.INTERRUPTED:
-        complain("interrupted")
-    return code
-
-
-def _explain(errors: list[BaseException]) -> Exit | None:
-    """Tell what ended the command; None for what only a traceback tells: a bug."""
-    for error in errors:
+    *errors* are the exceptions that came out of it, groups taken apart.
+    """
+    told = [error for error in errors if not isinstance(error, trio.Cancelled)]
+    for error in told:
         if isinstance(error, KeyboardInterrupt):
             complain("interrupted")
             return Exit.INTERRUPTED
         if isinstance(error, BrokenPipeError):
-            # Whoever read the output has left. What is still buffered has nowhere to go.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            return Exit.FAILED
-    told = [error for error in errors if not isinstance(error, trio.Cancelled)]
+            return Exit.READER_GONE
     for error in told:
-        if isinstance(error, UsageError):
-            complain(str(error))
-            return Exit.USAGE
-        if isinstance(error, AuthError):
-            complain(
-                f"the server refused the token ({error.message}); see --token and DISPATCH_TOKEN"
-            )
-            return Exit.REFUSED
-        if isinstance(error, PermissionDenied):
-            complain(f"the token may not do that: {error}")
-            return Exit.REFUSED
+        if (code := _explain_expected(error)) is not None:
+            return code
     for error in told:
         if isinstance(error, (ConnectFailed, ConnectionLost, ClientClosed)):
-            complain(
-                str(error.__cause__ or error) if isinstance(error, ClientClosed) else str(error)
-            )
+            cause = error.__cause__ if isinstance(error, ClientClosed) else None
+            complain(str(cause or error))
             return Exit.NO_CONNECTION
-    if told and all(isinstance(error, (DispatchError, OSError)) for error in told):
+    if told and all(
+        isinstance(error, (DispatchError, OSError)) and not isinstance(error, InternalError)
+        for error in told
+    ):
         complain(str(told[0]))
         return Exit.FAILED
+    return _report_bug(told or errors)
+
+
+def _explain_expected(error: BaseException) -> Exit | None:
+    if isinstance(error, Ended):
+        if str(error):
+            complain(str(error))
+        return error.code
+    if isinstance(error, UsageError):
+        complain(str(error))
+        return Exit.USAGE
+    if isinstance(error, ModuleNotFoundError) and (text := explain_missing(error)):
+        complain(text)
+        return Exit.USAGE
+    if isinstance(error, OutputFailed):
+        complain(f"cannot write to standard output: {error}")
+        return Exit.FAILED
+    if isinstance(error, AuthError):
+        complain(f"the server refused the token ({error.message}); see --token and DISPATCH_TOKEN")
+        return Exit.REFUSED
+    if isinstance(error, PermissionDenied):
+        complain(f"the token may not do that: {error}")
+        return Exit.REFUSED
     return None
+
+
+def _report_bug(errors: Sequence[BaseException]) -> Exit:
+    """Name a bug in one line; its traceback is for those who ask for it."""
+    first = errors[0]
+    complain(
+        f"this is a bug in trio-dispatch: {type(first).__name__}: {first}. Please report it; "
+        "with TRIO_DISPATCH_TRACEBACK=1 in the environment you see where it happened"
+    )
+    if os.environ.get("TRIO_DISPATCH_TRACEBACK"):
+        for error in errors:
+            traceback.print_exception(type(error), error, error.__traceback__)
+    return Exit.BUG

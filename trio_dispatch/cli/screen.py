@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Annotated, Final, TypeAlias
 
 from cyclopts import Parameter
@@ -29,8 +30,12 @@ PlainOption: TypeAlias = Annotated[
 
 
 def is_live(console: Console) -> bool:
-    """Whether *console* can be drawn over again and again."""
-    return console.is_terminal and not console.is_dumb_terminal
+    """Whether *console* can be drawn over again and again.
+
+    Variables can make it take a file for a terminal; what is drawn over belongs on a real one.
+    """
+    stream = sys.stderr if console.stderr else sys.stdout
+    return console.is_terminal and not console.is_dumb_terminal and stream.isatty()
 
 
 def open_screen(console: Console, picture: RenderableType) -> Live:

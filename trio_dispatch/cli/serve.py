@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Annotated, Final
 import trio
 from cyclopts import Parameter
 
-from trio_dispatch.cli.exits import Exit, UsageError, run_async
+from trio_dispatch.cli.exits import Exit, UsageError
 from trio_dispatch.cli.output import print_line
+from trio_dispatch.cli.running import run_async
 
 if TYPE_CHECKING:
     from trio_dispatch.server import Server

@@ -51,6 +51,7 @@ class Plan:
     """The whole demo.
 
     Attributes:
+        prefix: what all names begin with.
         workflow: the workflow's name.
         order: its input.
         approval: the event that it waits for. Nobody else uses the name: events are given to
@@ -58,12 +59,13 @@ class Plan:
             steps").
         steps: what its timeline should hold; empty where any will do.
         quiet: a run that is silent for so many seconds waits for its event.
-        patience: so many seconds may pass until a worker takes a job.
+        patience: so many seconds may pass until the first job of a kind has ended, or failed once.
         deadline: so many until all of a kind have ended, or the run.
         own_server: the embedded server runs it, which lacks nothing: then a skip is a failure.
     """
 
     kinds: tuple[Kind, ...]
+    prefix: str
     workflow: str
     order: dict[str, object]
     approval: str
@@ -130,6 +132,7 @@ def make_plan(
     )
     return Plan(
         kinds=kinds,
+        prefix=prefix,
         workflow=prefix + ORDER,
         order=order,
         approval=approval,

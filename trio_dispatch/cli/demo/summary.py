@@ -11,7 +11,8 @@ from rich.table import Table
 from rich.text import Text
 
 from trio_dispatch.cli.demo.report import KindReport, Outcome, Report
-from trio_dispatch.cli.exits import Exit, readable
+from trio_dispatch.cli.exits import Exit
+from trio_dispatch.cli.text import readable
 
 _HEADINGS: Final = (
     "jobs",
@@ -105,18 +106,31 @@ def _verdict(report: Report) -> tuple[str, str]:
     return style, f"{text} ({report.seconds:.1f} s)"
 
 
-def table(report: Report) -> RenderableType:
+def _columns(width: int) -> list[int]:
+    """The columns that a terminal of *width* has place for; the last to go are the counts."""
+    if width >= 80:
+        return list(range(len(_HEADINGS)))
+    left_out = {"queue", "prio"} if width >= 66 else {"queue", "prio", "mean\ntime"}
+    return [n for n, heading in enumerate(_HEADINGS) if heading not in left_out]
+
+
+def table(report: Report, width: int = 80) -> RenderableType:
     """The summary for a terminal: it fits into 80 columns and 24 lines where nothing is wrong."""
     jobs = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for heading in _HEADINGS:
+    columns = _columns(width)
+
+    def chosen(cells: tuple[str, ...]) -> list[Text]:
+        return [Text(cells[n]) for n in columns]
+
+    for heading in (_HEADINGS[n] for n in columns):
         justify: JustifyMethod = "left" if heading in ("jobs", "queue") else "right"
         jobs.add_column(
             Text(heading, "dim"), justify=justify, vertical="bottom", no_wrap=True, overflow="fold"
         )
     styles = {Outcome.OK: "", Outcome.SKIPPED: "yellow", Outcome.FAILED: "red"}
     for kind in report.kinds:
-        jobs.add_row(*map(Text, _cells(kind)), style=styles[kind.outcome])
-    jobs.add_row(*map(Text, _total(report)), style="bold")
+        jobs.add_row(*chosen(_cells(kind)), style=styles[kind.outcome])
+    jobs.add_row(*chosen(_total(report)), style="bold")
     parts: list[RenderableType] = [Text(), jobs]
     if dead := _dead_letter(report):
         parts.append(Text(dead, "dim"))

@@ -52,12 +52,18 @@ class Row:
     """By job id, as far as events have told."""
     skipped: str = ""
     """Why this kind is not run here."""
+    unanswered: int = 0
+    """Jobs that were sent, and whose ids are not known yet."""
     told: dict[str, datetime] = attrs.field(factory=dict[str, datetime])
 
     @property
     def planned(self) -> int:
         """How many jobs there should be."""
         return len(self.kind.payloads)
+
+    def open_jobs(self) -> list[str]:
+        """The jobs that have not ended, as far as events have told."""
+        return [job_id for job_id, state in self.states.items() if state not in _LAST]
 
     def counts(self) -> Counter[str]:
         """How many jobs are in each state."""
@@ -87,6 +93,8 @@ class RunBoard:
         self.state = "not started"
         self.mood: Mood = "plain"
         self.waiting = False
+        self.sent = False
+        """Whether a start was sent that may still need its approval."""
         self.steps = [Step(step.name, step.label) for step in steps]
 
     def done(self, name: str, at: float) -> None:
@@ -164,11 +172,6 @@ class Board:
         if row is not None:
             row.states[job_id] = state
             self.wake()
-
-    def started(self, job_id: str) -> bool:
-        """Whether an event has told that a worker took the job."""
-        row = self._rows_by_job[job_id]
-        return row.states[job_id] != "pending" and job_id in row.told
 
     def job_event(self, event: Event, job_id: str) -> None:
         """An event about a job, ours or not."""

@@ -26,6 +26,7 @@ _JOB_STATES: Final = {
     "job.dlq": "failed",
     "job.cancelled": "cancelled",
 }
+_ENDS: Final = frozenset({"completed", "failed", "cancelled"})
 _RUN_ENDS: Final = frozenset({"workflow.completed", "workflow.failed"})
 _FAILURES: Final = frozenset({"job.failed", "job.dlq", "workflow.failed", "workflow.step_failed"})
 STATES: Final = ("pending", "running", "retrying", "completed", "failed", "cancelled")
@@ -39,6 +40,8 @@ class SeenJob:
     name: str = ""
     queue: str = ""
     state: str = "pending"
+    ts: datetime | None = None
+    """When it came to that state, by the server's clock."""
 
 
 @attrs.frozen
@@ -49,10 +52,11 @@ class Failure:
     type: str
     name: str
     error: str
+    step: str = ""
 
 
 @attrs.define
-class TopBoard:
+class Counts:
     """Everything on the screen, from events and statistics."""
 
     events: int = 0
@@ -63,7 +67,10 @@ class TopBoard:
     connections: int = 0
     jobs: OrderedDict[str, SeenJob] = attrs.field(factory=OrderedDict[str, SeenJob])
     runs: OrderedDict[str, str] = attrs.field(factory=OrderedDict[str, str])
-    failures: deque[Failure] = attrs.field(factory=lambda: deque[Failure](maxlen=FAILURES))
+    """Names of the runs that have not ended, by id."""
+    _ended_runs: OrderedDict[str, None] = attrs.field(factory=OrderedDict[str, None])
+    failed: OrderedDict[str, Failure] = attrs.field(factory=OrderedDict[str, Failure])
+    """What failed, by job or run: each fails once, whatever number of events say so."""
     ended: Counter[str] = attrs.field(factory=Counter[str])
     """How many jobs have ended so, while this watched."""
     _slow: list[tuple[float, str, str]] = attrs.field(factory=list[tuple[float, str, str]])
@@ -82,16 +89,28 @@ class TopBoard:
         elif event.run_id:
             self._on_run(event, event.run_id, name)
         if event.type in _FAILURES:
-            error = self._text(event, "error")
-            self.failures.append(Failure(event.ts, event.type, name or event.topic, error))
+            self._on_failure(event, event.job_id or event.run_id or event.topic, name)
+
+    def _on_failure(self, event: Event, id: str, name: str) -> None:
+        """Remember a failure: of a job's `failed` and `dlq`, of a step's and its run's, one."""
+        before = self.failed.pop(id, None)
+        step, error = self._text(event, "step_name"), self._text(event, "error")
+        if before is not None:
+            step, error = step or before.step, error or before.error
+        self.failed[id] = Failure(event.ts, event.type, name or event.topic, error, step)
+        if len(self.failed) > FAILURES:
+            self.failed.popitem(last=False)
 
     def _on_job(self, event: Event, job_id: str, name: str) -> None:
         job = self.jobs.pop(job_id, None) or SeenJob(job_id)
         job.name = name or job.name
         job.queue = self._text(event, "queue") or job.queue
-        job.state = _JOB_STATES[event.type]
-        if job.state in {"completed", "failed", "cancelled"}:
-            self.ended[job.state] += 1
+        state = _JOB_STATES[event.type]
+        # Order is not guaranteed, not even within one job: the latest by the server's clock counts.
+        if job.ts is None or event.ts is None or event.ts >= job.ts:
+            if state != job.state and state in _ENDS:
+                self.ended[state] += 1
+            job.state, job.ts = state, event.ts
         self.jobs[job_id] = job
         if len(self.jobs) > REMEMBERED:
             self.jobs.popitem(last=False)
@@ -103,7 +122,11 @@ class TopBoard:
 
     def _on_run(self, event: Event, run_id: str, name: str) -> None:
         self.runs.pop(run_id, None)
-        if event.type not in _RUN_ENDS:
+        if event.type in _RUN_ENDS:
+            self._ended_runs[run_id] = None
+            if len(self._ended_runs) > REMEMBERED:
+                self._ended_runs.popitem(last=False)
+        elif run_id not in self._ended_runs:  # its other events may come after its end
             self.runs[run_id] = name
             if len(self.runs) > REMEMBERED:
                 self.runs.popitem(last=False)
@@ -141,6 +164,10 @@ class TopBoard:
         """The jobs that took longest: seconds, name, id."""
         return [(ms / 1000, name, id) for ms, name, id in sorted(self._slow, reverse=True)]
 
+    def failures(self) -> list[Failure]:
+        """What failed, the latest first."""
+        return list(reversed(self.failed.values()))
+
     def summary(self, now: float) -> dict[str, object]:
         """All of it as plain values."""
         rates = self.rates(now)
@@ -158,6 +185,6 @@ class TopBoard:
                 {"seconds": seconds, "name": name, "job_id": id}
                 for seconds, name, id in self.slowest()
             ],
-            "failures": cast("list[object]", list(self.failures)),
+            "failures": cast("list[object]", self.failures()),
             "stats": self.stats,
         }

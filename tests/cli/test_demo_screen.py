@@ -10,15 +10,15 @@ import trio
 import trio.testing
 from rich.console import Console
 
-from tests.cli.showing import foreign_server, show
-from trio_dispatch.cli.demo.board import Board
-from trio_dispatch.cli.demo.demo import Demo
+from tests.cli.demonstrating import foreign_server, show
 from trio_dispatch.cli.demo.plan import EMAIL, ORDER, make_plan
+from trio_dispatch.cli.demo.progress import Board
 from trio_dispatch.cli.demo.report import Report
+from trio_dispatch.cli.demo.scenario import Demo
+from trio_dispatch.cli.demo.screen import LiveView, PlainView
 from trio_dispatch.cli.demo.server import make_server
 from trio_dispatch.cli.demo.summary import plain, table
-from trio_dispatch.cli.demo.view import LiveView, PlainView
-from trio_dispatch.cli.exits import readable
+from trio_dispatch.cli.text import readable
 
 SIZES = [(80, 24), (160, 48)]
 
@@ -127,7 +127,7 @@ async def test_skips_are_in_both_summaries_with_their_reasons(
     live = " ".join("".join(segment.text for segment in line) for line in rendered)
     for text in ("\n".join(plain(report)), " ".join(live.split())):
         assert f"demo-{ORDER}: no workflow of this name is registered" in text
-        assert "demo-charge-card: no worker knows this job name (waited 5 s)" in text
+        assert "demo-charge-card: no worker finished a job of this name in 5 s" in text
         assert "What this server has ended as it should." in text
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from datetime import datetime, timedelta, timezone
 
 from trio_dispatch import Event
-from trio_dispatch.cli.demo.board import STRANGERS_KEPT, Board, Line
 from trio_dispatch.cli.demo.plan import make_plan
+from trio_dispatch.cli.demo.progress import STRANGERS_KEPT, Board, Line
 
 T0 = datetime(2024, 1, 1, tzinfo=timezone.utc)
 
@@ -35,7 +35,7 @@ async def test_events_that_come_before_the_answer_are_made_up_for() -> None:
     board.job_event(event("job.failed", 2, error="boom"), "job_1")
     board.add_job(board.rows[1], "job_1", "pending")
     assert board.rows[1].states == {"job_1": "failed"}
-    assert board.started("job_1")
+    assert not board.rows[1].open_jobs()
 
 
 async def test_somebody_elses_jobs_cost_bounded_memory_and_are_not_shown() -> None:

@@ -8,10 +8,10 @@ from typing import Any
 
 import trio
 
-from trio_dispatch.cli.demo.board import Board, Line
-from trio_dispatch.cli.demo.demo import Demo
 from trio_dispatch.cli.demo.plan import CARD, CARD_RETRIES, ORDER, STOCK, make_plan
+from trio_dispatch.cli.demo.progress import Board, Line
 from trio_dispatch.cli.demo.report import Report
+from trio_dispatch.cli.demo.scenario import Demo
 from trio_dispatch.cli.demo.server import charge_card, process_order, sync_stock, work
 from trio_dispatch.server import Identity, Quirks, Server
 

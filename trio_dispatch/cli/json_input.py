@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import Annotated, NoReturn, TypeAlias
 
 from cyclopts import Parameter
 
 from trio_dispatch.cli.exits import UsageError
+from trio_dispatch.cli.streams import decode, read_stdin
 
 PayloadArgument: TypeAlias = Annotated[
     str | None,
@@ -21,37 +21,39 @@ PayloadArgument: TypeAlias = Annotated[
 
 
 def read_text(given: str, name: str) -> str:
-    """The text itself; that of a file for ``@path``; that of standard input for ``-``.
+    """Return the text itself; for ``@path`` that of a file; for ``-`` that of standard input.
+
+    Files and standard input are UTF-8, whatever the locale; a byte order mark is skipped.
 
     Raises:
-        UsageError: the file cannot be read, or is no UTF-8.
+        UsageError: it cannot be read, or is not UTF-8.
     """
+    if given == "-":
+        return decode(read_stdin(name), f"{name}: standard input")
+    if not given.startswith("@"):
+        return given
     try:
-        if given == "-":
-            return sys.stdin.read()
-        if given.startswith("@"):
-            return Path(given[1:]).read_text(encoding="utf-8")
-    except OSError as exc:
-        raise UsageError(f"{name}: cannot read {given[1:]}: {exc.strerror}") from exc
-    except UnicodeDecodeError as exc:
-        raise UsageError(f"{name}: {given} is no UTF-8: {exc.reason}") from exc
-    return given
+        text = Path(given[1:]).read_bytes()
+    except (OSError, ValueError) as exc:
+        reason = getattr(exc, "strerror", None) or exc
+        raise UsageError(f"{name}: cannot read {given[1:]}: {reason}") from exc
+    return decode(text, f"{name}: {given[1:]}")
 
 
 def read_json(given: str, name: str) -> object:
-    """The value that *given* means; see `read_text`.
+    """Return the value that *given* means; see `read_text`.
 
     Raises:
-        UsageError: it cannot be read, or is no JSON; the message says where.
+        UsageError: it cannot be read, or is not JSON; the message says where.
     """
     return parse_json(read_text(given, name), name)
 
 
 def parse_json(text: str, name: str) -> object:
-    """Read *text* as JSON, by the letter: ``NaN`` and ``Infinity`` are none.
+    """Read *text* as JSON, to the letter: ``NaN`` and ``Infinity`` are refused.
 
     Raises:
-        UsageError: it is no JSON.
+        UsageError: it is not JSON.
     """
 
     def refuse(constant: str) -> NoReturn:

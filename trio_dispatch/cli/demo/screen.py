@@ -17,14 +17,26 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from trio_dispatch.cli.demo.board import Board, Line, Mood, Row
-from trio_dispatch.cli.exits import readable
-from trio_dispatch.cli.screen import STATE_COLOURS, WIDE, open_screen
+from trio_dispatch.cli.demo.progress import Board, Line, Mood, Row
+from trio_dispatch.cli.screen import STATE_COLOURS, open_screen
+from trio_dispatch.cli.text import readable
 
 FRAME_SECONDS: Final = 0.1
 
-_STATES: Final[tuple[str, ...]] = ("pending", "running", "retrying", "completed", "failed")
-"""Those of the table, from left to right."""
+WIDE: Final = 150
+"""From so many columns on, the events stand beside the rest, both complete."""
+
+NARROW: Final = 76
+"""Below so many columns the states' names are short."""
+
+_STATES: Final = {
+    "pending": "pend",
+    "running": "run",
+    "retrying": "retry",
+    "completed": "done",
+    "failed": "fail",
+}
+"""Those of the table, from left to right, with their short names."""
 
 _MOODS: Final[dict[Mood, str]] = {"plain": "", "good": "green", "odd": "yellow", "bad": "bold red"}
 
@@ -41,7 +53,7 @@ class PlainView:
 
     def text(self, text: str) -> None:
         """Write text."""
-        self._out.write(f"{text}\n")
+        self._out.write(f"{readable(text)}\n")
         self._out.flush()
 
 
@@ -114,10 +126,10 @@ class LiveView:
         header = Layout(self._header(width), size=1)
         if width >= WIDE:
             body = Layout()
-            left, events = Layout(size=min(92, width * 3 // 5)), Layout()
+            left, events = Layout(size=92), Layout()
             events.update(self._events(height - 3))
             left.split_column(
-                Layout(self._jobs(wide=True), size=jobs_height),
+                Layout(self._jobs(width), size=jobs_height),
                 Layout(self._workflow(tall=True)),
             )
             body.split_row(left, events)
@@ -125,7 +137,7 @@ class LiveView:
         else:
             screen.split_column(
                 header,
-                Layout(self._jobs(wide=False), size=jobs_height),
+                Layout(self._jobs(width), size=jobs_height),
                 Layout(self._workflow(tall=False), size=5),
                 Layout(self._events(max(height - jobs_height - 8, 0))),
             )
@@ -144,14 +156,16 @@ class LiveView:
 
     # Jobs
 
-    def _jobs(self, *, wide: bool) -> RenderableType:
+    def _jobs(self, width: int) -> RenderableType:
+        wide = width >= 100
         grid = Table(box=None, expand=True, pad_edge=False, padding=(0, 2, 0, 0))
         grid.add_column(Text("jobs", "dim"), no_wrap=True, overflow="ellipsis", min_width=18)
         if wide:
             grid.add_column(Text("queue", "dim"), no_wrap=True, width=8)
         grid.add_column("", ratio=1)
-        for state in _STATES:
-            grid.add_column(Text(state, "dim"), justify="right", no_wrap=True, width=len(state))
+        for state, short in _STATES.items():
+            name = state if width >= NARROW else short
+            grid.add_column(Text(name, "dim"), justify="right", no_wrap=True, width=len(name))
         total = dict.fromkeys(_STATES, 0)
         for row in self._board.rows:
             counts = row.counts()
@@ -217,13 +231,13 @@ class LiveView:
     def _events(self, room: int) -> RenderableType:
         grid = Table(box=None, expand=True, pad_edge=False, padding=(0, 1, 0, 0), show_header=False)
         grid.add_column(justify="right", no_wrap=True, width=7)
-        grid.add_column(no_wrap=True, overflow="ellipsis", width=25)
+        grid.add_column(no_wrap=True, overflow="ellipsis", width=20)
         grid.add_column(no_wrap=True, overflow="ellipsis", ratio=1)
         lines = list(self._board.lines)[-room:] if room > 0 else []
         for line in lines:
             grid.add_row(
                 Text(f"{line.at:.2f} s", "bright_black"),
-                Text(line.subject),
+                Text(readable(line.subject.removeprefix(self._board.plan.prefix))),
                 Text(readable(line.text), _MOODS[line.mood]),
             )
         empty = Align.center(Text("no events yet", "bright_black"))
