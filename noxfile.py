@@ -23,6 +23,9 @@ PURE = (
 )
 """Modules without I/O: each of their branches is covered."""
 
+SCHEDULED = ("tests/client/test_run_model.py",)
+"""Tests that play random schedules (``tests/schedules.py``)."""
+
 # The Python that runs nox takes part even where only a virtual environment has it.
 os.environ["PATH"] += os.pathsep + str(Path(sys.executable).parent)
 
@@ -71,6 +74,14 @@ def lowest(session: nox.Session) -> None:
     session.install("-e", ".[all]", *group("test"), *oldest)
     # Old libraries may warn on a newer Python; what they warn about is not ours to mend.
     session.run("pytest", *WORKERS, "-W", "default", *session.posargs)
+
+
+@nox.session
+def fuzz(session: nox.Session) -> None:
+    """Play thousands of random schedules, where the tests play a few; takes an hour."""
+    session.install("-e", ".[all]", *group("test"))
+    session.run("pytest", *WORKERS, *(session.posargs or SCHEDULED),
+                env={"TRIO_DISPATCH_SCHEDULES": "2000", "TRIO_DISPATCH_ALL": "1"})  # fmt: skip
 
 
 @nox.session
