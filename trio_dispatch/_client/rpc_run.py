@@ -27,7 +27,7 @@ from trio_dispatch._wire.errors import (
     request_error,
 )
 from trio_dispatch._wire.frames import Frame, Method, WireFrame
-from trio_dispatch._wire.models import RUN_END_STATES, WorkflowRun
+from trio_dispatch._wire.models import WorkflowRun
 
 UNAVAILABLE: Final = 503
 """The status by which a proxy says that no server took the request."""
@@ -58,8 +58,7 @@ async def run_in_scope(
     call = _RpcCall(calls, link, settings, frame)
     background.spawn(call.carry_out)
     started = read_started(await call.wait())
-    ended = started.state if started.state in RUN_END_STATES else None
-    run = await ask_for_end(calls, started.run_id, lambda: ended)
+    run = await ask_for_end(calls, started.run_id, answered=started.state)
     if run.state == "failed":
         raise WorkflowFailed(run)
     return run

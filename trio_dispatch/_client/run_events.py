@@ -9,6 +9,7 @@ that arrived is not the run's first.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from typing import Final
 
 import trio
@@ -37,8 +38,8 @@ class EventLog:
         """Bytes that are kept."""
         self.ended = trio.Event()
         """Set when the run's last event has arrived."""
-        self.end_state: str | None = None
-        """The state that it reported."""
+        self._end_event: Event | None = None
+        self._on_end: Callable[[Event], None] | None = None
 
     def __len__(self) -> int:
         """How many are kept."""
@@ -59,8 +60,21 @@ class EventLog:
             self.size -= self._entries.popleft()[1]
             self._forgotten += 1
         if event.type in END_EVENTS:
-            self.end_state = END_EVENTS[event.type]
+            self._end_event = event
             self.ended.set()
+            if self._on_end is not None:
+                self._on_end(event)
+
+    @property
+    def on_end(self) -> Callable[[Event], None] | None:
+        """Is given the run's last event, now if it has arrived already."""
+        return self._on_end
+
+    @on_end.setter
+    def on_end(self, function: Callable[[Event], None] | None) -> None:
+        self._on_end = function
+        if function is not None and self._end_event is not None:
+            function(self._end_event)
 
     def mark_gap(self) -> None:
         """Mark that events may be missing from here on, unless the last one has arrived."""

@@ -110,7 +110,7 @@ class RunHandle:
         await record.wait_settled()
         if record.run is None:
             record.run = await ask_for_end(
-                self._connected_calls(), self.run_id, record.reported_end
+                self._connected_calls(), self.run_id, log=record.log, answered=record.state
             )
             record.state = record.run.state
         if record.run.state == "failed":

@@ -20,7 +20,7 @@ from typing import Final
 import trio
 
 from trio_dispatch._client.run_events import Candidates, EventLog
-from trio_dispatch._wire.errors import DispatchError, fresh
+from trio_dispatch._wire.errors import fresh
 from trio_dispatch._wire.models import RUN_END_STATES, Event, WorkflowRun
 
 LAST_WORDS: Final = 1.0
@@ -62,7 +62,7 @@ class RunRecord:
         """Set with `run_id`."""
         self.end_known = trio.Event()
         """Set when the run is known to have ended."""
-        self.cannot_ask: DispatchError | None = None
+        self.cannot_ask: Exception | None = None
         """Why the server does not report the run's state, if it does not."""
         self._last_words = trio.CancelScope()
         self.changed = trio.lowlevel.ParkingLot()
@@ -106,11 +106,7 @@ class RunRecord:
         self._last_words = trio.CancelScope()
         return self._last_words
 
-    def reported_end(self) -> str | None:
-        """The last state that an answer or an event has reported, if one has."""
-        return self.state if self.state in RUN_END_STATES else self.log.end_state
-
-    def fail_to_ask(self, error: DispatchError) -> None:
+    def fail_to_ask(self, error: Exception) -> None:
         """The server does not report the run's state."""
         self.cannot_ask = error
         self.changed.unpark_all()

@@ -267,12 +267,12 @@ class RunStarts:
         while True:
             assert record.run_id is not None
             try:
-                run = await ask_for_end(self._calls, record.run_id, record.reported_end)
+                run = await ask_for_end(self._calls, record.run_id, log=record.log)
             except NotFound as exc:
                 # The main connection may lead to another store for the time being.
                 record.fail_to_ask(exc)
                 await trio.sleep(ASK_AGAIN)
-            except DispatchError as exc:
+            except (DispatchError, ValueError) as exc:
                 record.fail_to_ask(exc)
                 return
             else:

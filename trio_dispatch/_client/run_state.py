@@ -1,44 +1,54 @@
-"""Asking for the state of a run that this client has started."""
+"""Asking for the end of a run that this client has started, whose events it hears elsewhere."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Final
-
 import attrs
-import trio
 
 from trio_dispatch._client.calls import Calls
-from trio_dispatch._client.polling import PollSchedule
-from trio_dispatch._wire.errors import ConnectionLost, NotFound, RequestTimeout, ServerError
-from trio_dispatch._wire.models import WorkflowRun
+from trio_dispatch._client.run_events import END_EVENTS, EventLog
+from trio_dispatch._client.waiting import RUN, EndWatch
+from trio_dispatch._wire.errors import fresh
+from trio_dispatch._wire.models import Event, WorkflowRun
 
-CONTRADICTION_TIME: Final = 10.0
 
+async def ask_for_end(
+    calls: Calls, run_id: str, *, log: EventLog | None = None, answered: str = ""
+) -> WorkflowRun:
+    """Ask until a run has ended, and return it as it ended.
 
-async def ask_for_end(calls: Calls, run_id: str, reported: Callable[[], str | None]) -> WorkflowRun:
-    schedule = PollSchedule()
-    reported_at: float | None = None
-    missing_since: float | None = None
-    while True:
-        now = trio.current_time()
-        state = reported()
-        if state is not None and reported_at is None:
-            reported_at = now
-        try:
-            run = await calls.get_workflow(run_id)
-        except (ConnectionLost, RequestTimeout, ServerError):
-            if calls.closed:
-                raise
-        except NotFound:
-            missing_since = now if missing_since is None else missing_since
-            if now - missing_since >= CONTRADICTION_TIME:
-                raise
-        else:
-            missing_since = None
-            if run.finished:
-                return run
-            if reported_at is not None and state is not None:
-                if now - reported_at >= CONTRADICTION_TIME:
-                    return attrs.evolve(run, state=state)
-        await trio.sleep_until(schedule.next_time())
+    Nothing is subscribed to. When the run's last event or the answer to its start has reported an
+    end, and the store contradicts that for 10 s, the report wins.
+
+    Args:
+        calls: asks.
+        run_id: of a run that exists.
+        log: where its events arrive.
+        answered: the state in the answer to its start, if that has arrived.
+
+    Raises:
+        NotFound: the server has denied for 10 s that the run exists.
+        DispatchError: the server does not answer the question, or the client ended.
+        ValueError: the server named the run in a way that cannot be sent.
+    """
+    outcomes: list[WorkflowRun | Exception] = []
+    watch = EndWatch(calls, RUN, lambda _, outcome: outcomes.append(outcome))
+
+    def hear(event: Event) -> None:
+        watch.hear(attrs.evolve(event, data={**event.data, "run_id": run_id}))
+
+    watch.complete = True
+    watch.add(run_id, known=True)
+    for type, state in END_EVENTS.items():
+        if state == answered:
+            hear(Event(type=type))
+    if log is not None:
+        log.on_end = hear
+    try:
+        await watch.run()
+    finally:
+        if log is not None:
+            log.on_end = None
+    (outcome,) = outcomes
+    if isinstance(outcome, Exception):
+        raise fresh(outcome)
+    return outcome

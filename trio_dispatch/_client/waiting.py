@@ -215,7 +215,7 @@ class EndWatch(Generic[M]):
     def listen(self, *ids: str) -> None:
         """Subscribe to the events of *ids*, or of all, without waiting for the server."""
         channels = [self._kind.prefix + id for id in ids] or [self._kind.channel]
-        self._listener = self._calls.listen(*channels, on_event=self._on_event)
+        self._listener = self._calls.listen(*channels, on_event=self.hear)
 
     def add(self, id: str, *, known: bool) -> None:
         """Wait for *id*, too.
@@ -350,7 +350,8 @@ class EndWatch(Generic[M]):
 
     # Listening.
 
-    def _on_event(self, event: Event) -> None:
+    def hear(self, event: Event) -> None:
+        """Something has happened to one of them, or events may be missing."""
         if isinstance(event, StreamGap):
             for watched in self._watched.values():
                 self._ask_soon(watched)

@@ -391,7 +391,7 @@ async def test_leaving_the_client_ends_a_run_that_its_request_holds(autojump_clo
 
 
 async def test_a_run_that_loses_its_request_says_so(autojump_clock: object) -> None:
-    async with http_client(make_server()) as (client, proxy):
+    async with http_client(make_server(), reconnect=False) as (client, proxy):
         async with trio.open_nursery() as nursery:
 
             @nursery.start_soon
