@@ -401,3 +401,60 @@ async def test_however_a_client_ends_callers_in_other_nurseries_are_told(
         assert True in delivered
         assert False in delivered
         callers.cancel_scope.cancel()
+
+
+@pytest.mark.wires(*WEBSOCKETS)
+@pytest.mark.parametrize("options", [{}, {"reconnect": False}, {"max_reconnect_attempts": 0}])
+async def test_one_turn_round_a_list_of_urls_is_one_attempt(
+    options: dict[str, Any], autojump_clock: object
+) -> None:
+    server, up, hosts = make_server(), {"c"}, list[str]()
+
+    async def connect(address: Any) -> trio.abc.Stream:
+        host = address.host.partition(".")[0]
+        hosts.append(host)
+        if host not in up:
+            raise OSError(f"{host} is down")
+        return await server.open_stream()
+
+    def client() -> Client:
+        urls = [f"ws://{name}.localhost/dwp" for name in "abc"]
+        return through(memory_client(server, url=urls, **options), connect)
+
+    async with server.run():
+        before = trio.current_time()
+        async with running(client()) as working:
+            await working.stats()
+        assert trio.current_time() == before  # without a pause
+        assert hosts == ["a", "b", "c"]
+        up.clear()
+        hosts.clear()
+        with pytest.raises(ConnectFailed, match=r"a is down; .*b is down; .*c is down"):
+            async with running(client()):
+                pytest.fail("entered")
+        assert hosts == ["a", "b", "c"]
+
+
+@pytest.mark.wires(*WEBSOCKETS)
+async def test_after_a_loss_the_next_urls_are_tried_without_a_pause_between_them(
+    autojump_clock: object,
+) -> None:
+    server, up, dials = make_server(), {"a"}, list[tuple[str, float]]()
+
+    async def connect(address: Any) -> trio.abc.Stream:
+        host = address.host.partition(".")[0]
+        dials.append((host, trio.current_time()))
+        if host not in up:
+            raise OSError(f"{host} is down")
+        return await server.open_stream()
+
+    urls = [f"ws://{name}.localhost/dwp" for name in "abc"]
+    async with server.run(), running(through(memory_client(server, url=urls), connect)) as client:
+        await trio.sleep(60)
+        lost_at = trio.current_time()
+        server.drop_connections()
+        await trio.sleep(10)
+        await client.wait_connected()
+    assert [host for host, _ in dials] == ["a", "b", "c", "a"]
+    assert 1 <= dials[1][1] - lost_at <= 2
+    assert dials[1][1] == dials[2][1] == dials[3][1]

@@ -57,6 +57,8 @@ class FrameServer:
         """How many dials to refuse."""
         self.statuses: list[int] = []
         """HTTP statuses to answer upgrades with, instead of 101."""
+        self.retry_after = ""
+        """What these answers say of when to try again."""
 
     async def connect(self, address: object) -> trio.abc.Stream:
         self.dials.append(trio.current_time())
@@ -71,7 +73,8 @@ class FrameServer:
         async with trio.open_nursery() as nursery:
             request = await trio_websocket.wrap_server_stream(nursery, stream)
             if self.statuses:
-                await request.reject(self.statuses.pop(0))
+                wait = [(b"Retry-After", self.retry_after.encode())] if self.retry_after else []
+                await request.reject(self.statuses.pop(0), extra_headers=wait)
                 nursery.cancel_scope.cancel()
                 return
             headers = {name.decode(): value.decode() for name, value in request.headers}

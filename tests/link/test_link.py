@@ -429,3 +429,65 @@ async def test_it_logs_what_a_user_wants_to_know(
     assert "was lost" in text
     assert "back after" in text
     assert "s3cret" not in caplog.text
+
+
+async def test_retry_after_of_a_refused_upgrade_is_shown_and_obeyed(
+    autojump_clock: object,
+) -> None:
+    async with open_frame_server() as server:
+        server.statuses, server.retry_after = [503], "20"
+        async with linked(server) as link, link.events() as events:
+            assert await events.receive() == Disconnected()
+            event = await events.receive()
+            assert isinstance(event, Disconnected)
+            assert "HTTP 503 Service Unavailable (Retry-After: 20)" in str(event.reason)
+            assert event.retry_in == 20
+            await server.accept()
+            assert server.dials[1] - server.dials[0] == pytest.approx(20)
+
+
+async def test_a_provider_may_bring_a_better_token_than_the_first(autojump_clock: object) -> None:
+    tokens = iter(["old", "older", "good"])
+    async with open_frame_server() as server:
+        server.statuses = [401, 401]
+        async with linked(server, token_provider=lambda: next(tokens)) as link:
+            peer = await server.accept()
+            assert peer.headers["authorization"] == "Bearer good"
+            await link.wait_connected()
+        server.statuses = [401] * 100
+        with pytest.raises(AuthError):
+            async with linked(server, token_provider=lambda: "bad"):
+                await trio.sleep_forever()
+        assert len(server.statuses) == 95
+
+
+async def test_without_a_token_nothing_is_dialled(autojump_clock: object) -> None:
+    away = True
+
+    def provide() -> str:
+        if away:
+            raise OSError("the token service is away")
+        return "good"
+
+    async with open_frame_server() as server:
+        with pytest.raises(ConnectFailed, match="the token service is away") as caught:
+            async with linked(server, token_provider=provide, fail_first_connect=True):
+                pytest.fail("entered")
+        assert isinstance(caught.value.__cause__, OSError)
+        async with linked(server, token_provider=provide) as link:
+            await trio.sleep(60)
+            assert server.dials == []
+            away = False
+            await link.wait_connected()
+
+
+@pytest.mark.parametrize("bad", ["s3cret\n", "s3cret \u20ac", "\ufeffs3cret", "s3 cret"])
+async def test_a_token_that_cannot_stand_in_a_header_is_refused_and_not_shown(
+    bad: str, autojump_clock: object, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with open_frame_server() as server:
+        with pytest.raises(ConnectFailed, match=r"cannot hold U\+") as caught:
+            async with linked(server, token_provider=lambda: bad, fail_first_connect=True):
+                pytest.fail("entered")
+        assert "s3" not in f"{caught.value!r} {caught.value.__cause__!r} {caplog.text}"
+        assert server.dials == []

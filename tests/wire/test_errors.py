@@ -206,3 +206,22 @@ def test_splitting_a_failed_batch_keeps_the_handles_on_both_parts() -> None:
         assert part.handles == ["handle", None, None]
         assert part.message == "2 of 3 entries failed"
     assert isinstance(failed().subgroup(NotFound), EnqueueManyFailed)
+
+
+@pytest.mark.parametrize("what", ["job", "run"])
+@pytest.mark.parametrize(
+    ("says", "expected"),
+    [
+        (": dispatch: {what} not found", NotFound),
+        ("", NotFound),
+        (": dispatch/bun: get {what}: unexpected EOF", ServerError),
+        (": dispatch/redis: get {what}: connection refused", ServerError),
+    ],
+)
+def test_a_404_that_tells_of_the_store_is_no_miss(
+    what: str, says: str, expected: type[RequestError]
+) -> None:
+    message = f"{what} not found" + says.format(what=what)
+    error = request_error(ErrorBody(404, message), f"{what}.get")
+    assert type(error) is expected
+    assert (error.code, error.message) == (404, message)

@@ -23,11 +23,11 @@ F = TypeVar("F", bound=Callable[..., object])
 _OPTIONS: Final = """
     Args:
         url: where the server is, ``ws://host:port/dwp`` or ``wss://…``. Of a list, each dial takes
-            the next. With ``http://`` or ``https://`` requests go by RPC, and subscriptions by
-            event streams.
+            the next, without a pause until all have been tried. With ``http://`` or ``https://``
+            requests go by RPC, and subscriptions by event streams.
         token: the token to authenticate with.
         token_provider: asked for a token before every dial, sync or async. When it raises, *token*
-            is used instead.
+            is used instead; without one, the dial has failed.
         format: ``"json"`` or ``"msgpack"``.
         transport: ``"trio-websocket"``, ``"websockets"``, or ``"auto"``: the fastest installed.
         ssl_context: for ``wss://``; by default certificates are verified by the system's store.
@@ -39,7 +39,8 @@ _OPTIONS: Final = """
         reconnect: dial again when the connection is lost.
         min_reconnect_delay: seconds before the first dial after a loss.
         max_reconnect_delay: seconds between dials at most; the delay doubles, with jitter.
-        max_reconnect_attempts: dials in a row that may fail; None for no limit.
+        max_reconnect_attempts: attempts in a row that may fail; None for no limit. One turn round
+            a list of URLs is one attempt.
         fail_first_connect: raise the error of the first dial, instead of dialling again.
         max_message_size: bytes per message at most, in both directions.
         max_concurrent_runs: workflow runs that this client starts at once; each has a connection.

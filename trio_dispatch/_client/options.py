@@ -20,9 +20,9 @@ from trio_dispatch._link.settings import (
     read_addresses,
     read_headers,
 )
-from trio_dispatch._link.tokens import TokenProvider
+from trio_dispatch._link.tokens import TokenProvider, check_token
 from trio_dispatch._transport.websocket import Connector, choose_library
-from trio_dispatch._wire.arguments import check_count, check_seconds, check_text
+from trio_dispatch._wire.arguments import check_count, check_seconds
 from trio_dispatch._wire.codecs import JSON, MSGPACK, Codec
 from trio_dispatch._wire.dispatch_session import DispatchSession
 from trio_dispatch._wire.errors import NotSupported
@@ -86,7 +86,7 @@ def read_options(
     _check_choice(transport, "transport", ("auto", "trio-websocket", "websockets"))
     by_http = _read_mode(addresses, format, transport)
     if token is not None:
-        check_text(token, "a token")
+        check_token(token)
     if token_provider is not None and not callable(token_provider):
         raise TypeError("token_provider is a function that returns a token")
     if token is not None or token_provider is not None:

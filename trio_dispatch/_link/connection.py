@@ -25,6 +25,7 @@ from trio_dispatch._transport.websocket import (
     UpgradeRefused,
     open_transport,
 )
+from trio_dispatch._wire.answers import retry_after
 from trio_dispatch._wire.errors import (
     AuthError,
     ConnectFailed,
@@ -183,7 +184,11 @@ class Connection:
     async def _begin(
         self, nursery: trio.Nursery, get_token: Callable[[], Awaitable[str | None]]
     ) -> None:
-        token = await get_token()
+        try:
+            token = await get_token()
+        except ConnectFailed as exc:
+            self._end(exc)
+            return
         bearer = (("Authorization", f"Bearer {token}"),) if token else ()
         try:
             self._transport = await open_transport(
@@ -197,7 +202,7 @@ class Connection:
                 connector=self._settings.connector,
             )
         except UpgradeRefused as exc:
-            self._end(self._upgrade_error(exc))
+            self._end(self._upgrade_error(exc, token))
             return
         except (OSError, TransportClosed, trio.BrokenResourceError) as exc:
             self._end(self._dial_error(exc))
@@ -223,11 +228,15 @@ class Connection:
         error.__cause__ = cause
         return error
 
-    def _upgrade_error(self, cause: UpgradeRefused) -> Exception:
+    def _upgrade_error(self, cause: UpgradeRefused, token: str | None) -> Exception:
         if cause.status == ErrorCode.UNAUTHORIZED:
             return AuthError(cause.status, "the WebSocket upgrade was refused", None, "auth")
-        error = ConnectFailed(f"cannot connect to {self._address.shown}: {cause}")
-        error.__cause__ = cause
+        how = cause.describe(token or "")
+        error = ConnectFailed(
+            f"cannot connect to {self._address.shown}: {how}", retry_after(cause.headers)
+        )
+        if not token:
+            error.__cause__ = cause  # which holds all that the server said
         return error
 
     # The writer.

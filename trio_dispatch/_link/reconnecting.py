@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from typing import Final
 
 from trio_dispatch._link.settings import LinkSettings
@@ -47,7 +48,10 @@ class Reconnecting:
         return self._verdict(reason)
 
     def failed(self, reason: DispatchError) -> DispatchError | None:
-        """An attempt ended without a session. Returns as `lost` does."""
+        """An attempt ended without a session. Returns as `lost` does.
+
+        An attempt is one turn round the list of addresses.
+        """
         self._failures += 1
         self._refusals = self._refusals + 1 if isinstance(reason, AuthError) else 0
         return self._verdict(reason)
@@ -55,7 +59,8 @@ class Reconnecting:
     def _verdict(self, error: DispatchError) -> DispatchError | None:
         settings = self._settings
         if self._refusals:
-            if self._first or settings.token_provider is None or self._refusals >= MAX_REFUSALS:
+            # Only a provider can bring a better token.
+            if settings.token_provider is None or self._refusals >= MAX_REFUSALS:
                 return error
         if self._first and settings.fail_first_connect:
             return error if isinstance(error, ConnectFailed) else _as_connect_failed(error)
@@ -83,6 +88,20 @@ class Reconnecting:
         asked = min(asked or 0.0, settings.max_reconnect_delay)
         self._delay = max(random.uniform(min(low, high), high), asked)
         return self._delay
+
+
+def together(reasons: Sequence[DispatchError]) -> DispatchError:
+    """Make one reason of those why each address of a list could not be reached."""
+    last = reasons[-1]
+    texts = list(dict.fromkeys(str(reason) for reason in reasons))
+    if len(texts) == 1 or isinstance(last, AuthError):
+        return last
+    # The list is tried again when the first of its servers may be back.
+    waits = [reason.retry_after for reason in reasons if isinstance(reason, ConnectFailed)]
+    known = [wait for wait in waits if wait is not None]
+    error = ConnectFailed("; ".join(texts), min(known) if len(known) == len(reasons) else None)
+    error.__cause__ = last
+    return error
 
 
 def _as_connect_failed(error: DispatchError) -> DispatchError:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import re
 import ssl
 from collections.abc import Callable, Mapping, Sequence
+from typing import Final
 
 import attrs
 
@@ -14,6 +16,9 @@ from trio_dispatch._link.tokens import TokenProvider
 from trio_dispatch._transport.websocket import Connector, Library, choose_library
 from trio_dispatch._wire.session import FrameSession
 from trio_dispatch._wire.url import Address, parse_url
+
+_HEADER_NAME: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_HEADER_VALUE: Final = re.compile(r"[!-~]([ \t!-~]*[!-~])?|")
 
 LOGGER = logging.getLogger("trio_dispatch")
 
@@ -82,6 +87,8 @@ def read_headers(
     """Read extra HTTP headers. Raises `ValueError` for what cannot stand in one."""
     pairs = tuple(headers.items() if isinstance(headers, Mapping) else headers)
     for name, value in pairs:
-        if not name or not name.isascii() or any(c in name + value for c in "\r\n\0"):
-            raise ValueError(f"not an HTTP header: {name!r}")
+        if not _HEADER_NAME.fullmatch(name):
+            raise ValueError(f"not the name of an HTTP header: {name!r}")
+        if not _HEADER_VALUE.fullmatch(value):  # which may be a secret
+            raise ValueError(f"the HTTP header {name} has a value that is not printable ASCII")
     return pairs

@@ -35,13 +35,14 @@ from trio_dispatch._link.events import (
     LinkEvents,
 )
 from trio_dispatch._link.interfaces import AnyConnection, Observer
-from trio_dispatch._link.reconnecting import Reconnecting
+from trio_dispatch._link.reconnecting import Reconnecting, together
 from trio_dispatch._link.requests import Lane, Outbox, Request, timed_out
 from trio_dispatch._link.settings import DialSettings, LinkSettings
 from trio_dispatch._link.tokens import get_token
 from trio_dispatch._transport.block import Blocks
 from trio_dispatch._wire.codecs import JSON
 from trio_dispatch._wire.errors import (
+    AuthError,
     ClientClosed,
     ConnectFailed,
     ConnectionLost,
@@ -368,10 +369,15 @@ class Supervisor:
     async def _supervise(self) -> None:
         settings = self._settings
         reconnecting = Reconnecting(settings)
+        failed: list[DispatchError] = []
+        """Why the addresses could not be reached that this turn round the list has tried."""
         for self._address in itertools.cycle(settings.addresses):
             self._dials += 1
             connection = self._connection = self._new_connection()
-            await connection.run(self.get_token)
+            try:
+                await connection.run(self.get_token)
+            except ConnectFailed as exc:  # there is no token
+                connection.ending = exc
             self._connection = None
             self._frames_sent += connection.frames_sent
             self._frames_received += connection.frames_received
@@ -380,9 +386,17 @@ class Supervisor:
                 return
             reason = _as_error(connection.ending)
             if connection.was_ready:
+                failed.clear()
                 self._after_loss(connection)
                 error = reconnecting.lost(reason, trio.current_time() - self._up_since)
             else:
+                failed.append(reason)
+                if len(failed) < len(settings.addresses) and not isinstance(reason, AuthError):
+                    self._log.info("%s; trying the next address", reason)
+                    self._announce(Disconnected(reason, 0.0))
+                    continue
+                reason = together(failed)
+                failed.clear()
                 error = reconnecting.failed(reason)
             if error is not None:
                 self.end(error)

@@ -195,7 +195,11 @@ class PermissionDenied(RequestError):
 
 
 class NotFound(RequestError):
-    """404: no such job or run."""
+    """404: no such job or run.
+
+    `Client.cancel_job` raises it also while the server cannot reach its store: its answer is the
+    same then.
+    """
 
 
 class MethodNotSupported(RequestError):
@@ -207,7 +211,11 @@ class Conflict(RequestError):
 
 
 class ServerError(RequestError):
-    """500 and above: the server failed while it handled the request."""
+    """500 and above: the server failed while it handled the request.
+
+    Or 404, if the text says that the server could not reach its store: whether there is such a job
+    or run is not known then.
+    """
 
 
 _BY_CODE: dict[int, type[RequestError]] = {
@@ -224,7 +232,22 @@ def request_error(body: ErrorBody, method: str = "") -> RequestError:
     """Build the `RequestError` for an error frame's body, by its code."""
     fallback = ServerError if body.code >= ErrorCode.INTERNAL else RequestError
     cls = _BY_CODE.get(body.code, fallback)
+    if cls is NotFound and _is_failure_of_the_store(body.message):
+        cls = ServerError
     return cls(body.code, body.message, body.details, method)
+
+
+def _is_failure_of_the_store(message: str) -> bool:
+    """Whether a 404 means that the server could not look.
+
+    A true miss reads ``job not found: dispatch: job not found``, and so for runs; anything else
+    behind the first colon is what the store's driver said (protocol, "Several servers on one
+    store").
+    """
+    for what in ("job not found", "run not found"):
+        if message.startswith(f"{what}: "):
+            return message != f"{what}: dispatch: {what}"
+    return False
 
 
 def fresh(error: E) -> E:

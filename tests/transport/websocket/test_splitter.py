@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from websockets.frames import Frame, Opcode
 
-from trio_dispatch._transport.websocket.splitter import FrameSplitter, ResponseHead
+from trio_dispatch._transport.websocket.refusal import ResponseHead
+from trio_dispatch._transport.websocket.splitter import FrameSplitter
 
 MAX: Final = 70_000
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
+from trio_dispatch._wire.answers import Headers, describe_answer
 from trio_dispatch._wire.frames import Message
 
 
@@ -15,16 +16,20 @@ class TransportClosed(Exception):
 class UpgradeRefused(Exception):
     """The server answered the upgrade with an HTTP status of its own."""
 
-    def __init__(self, status: int, body: bytes = b"") -> None:
-        super().__init__(status, body)
+    def __init__(self, status: int, reason: str, headers: Headers, body: bytes) -> None:
+        super().__init__(status, reason, headers, body)
         self.status = status
+        self.reason = reason
+        self.headers = headers
         self.body = body
 
     def __str__(self) -> str:
-        text = self.body[:200].decode("utf-8", "replace").strip()
-        return f"the server answered the WebSocket upgrade with HTTP {self.status}" + (
-            f": {text}" if text else ""
-        )
+        return self.describe()
+
+    def describe(self, *secrets: str) -> str:
+        """Describe it in one line, without *secrets*."""
+        answer = describe_answer(self.status, self.reason, self.headers, self.body, secrets=secrets)
+        return f"the WebSocket upgrade was answered with {answer}"
 
 
 class Transport(Protocol):

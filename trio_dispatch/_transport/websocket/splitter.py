@@ -31,30 +31,6 @@ _HEARTBEATS: Final = frozenset({FINAL | 0x9, FINAL | 0xA})
 _LONGEST_CONTROL: Final = 125
 
 
-class ResponseHead:
-    """Finds where the head of the response to the upgrade ends, however the bytes are split."""
-
-    def __init__(self) -> None:
-        self._head = b""
-
-    @property
-    def accepts(self) -> bool:
-        """Whether it is 101: frames follow."""
-        return self._head.split(b" ")[1:2] == [b"101"]
-
-    def find_end(self, data: bytes | bytearray) -> int:
-        """Take what was read. Returns how much of it belongs to the head; -1: all, and not all."""
-        before = len(self._head)
-        self._head += data
-        # A bare LF ends a line as well, for the libraries that read this next.
-        ends = [
-            at + len(mark)
-            for mark in (b"\n\r\n", b"\n\n")
-            if (at := self._head.find(mark, max(before - 2, 0))) >= 0
-        ]
-        return min(ends) - before if ends else -1
-
-
 class FrameSplitter:
     """Splits a stream of frames, from the first byte after the handshake on.
 

@@ -13,7 +13,8 @@ import trio_websocket
 from trio_dispatch._transport.closing import close_now
 from trio_dispatch._transport.groups import leaves
 from trio_dispatch._transport.websocket.base import TransportClosed, UpgradeRefused
-from trio_dispatch._transport.websocket.splitter import FrameSplitter, ResponseHead
+from trio_dispatch._transport.websocket.refusal import ResponseHead
+from trio_dispatch._transport.websocket.splitter import FrameSplitter
 from trio_dispatch._transport.websocket.stream import WireStream
 from trio_dispatch._wire.frames import Message
 from trio_dispatch._wire.url import Address
@@ -69,9 +70,11 @@ async def upgrade(
             if started:
                 _log.debug("the WebSocket library failed", exc_info=True)
                 return
-            cause = next(leaves(exc))
-            if isinstance(cause, trio_websocket.ConnectionRejected):
-                raise UpgradeRefused(cause.status_code, cause.body or b"") from cause
+            causes = list(leaves(exc))
+            for cause in causes:
+                if isinstance(cause, (UpgradeRefused, TransportClosed)):
+                    raise cause from None
+            cause = causes[0]
             raise TransportClosed(f"the WebSocket handshake failed: {cause}") from cause
 
     return TrioWebSocketTransport(stream, inbox, await nursery.start(host))
@@ -131,7 +134,6 @@ class SplittingStream(trio.abc.Stream):
         self._inbox = inbox
         self._splitter = splitter
         self._head: ResponseHead | None = ResponseHead()
-        self._refused = False
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
         """Read until there is something for the library."""
@@ -143,20 +145,19 @@ class SplittingStream(trio.abc.Stream):
                     return others
             await self._inbox.wait_empty()
             data = await self._stream.receive_some(max_bytes)
-            if not data or self._refused:
+            if not data:
                 return data
             if self._head is not None:
-                return self._end_of_head(self._head, data)
+                return await self._end_of_head(self._head, data)
             self._splitter.put_back(data)
 
-    def _end_of_head(self, head: ResponseHead, data: bytes | bytearray) -> bytes | bytearray:
+    async def _end_of_head(self, head: ResponseHead, data: bytes | bytearray) -> bytes | bytearray:
         end = head.find_end(data)
         if end < 0:
             return data
-        self._head = None
         if not head.accepts:
-            self._refused = True
-            return data
+            raise await head.read_refusal(self._stream)
+        self._head = None
         # A server may send frames right behind its response; they wait in the splitter.
         self._splitter.put_back(data[end:])
         return data[:end]

@@ -18,15 +18,15 @@ from typing import Final
 
 import trio
 from websockets.client import ClientProtocol
-from websockets.exceptions import InvalidStatus
 from websockets.frames import Frame, Opcode
 from websockets.protocol import State
 from websockets.uri import parse_uri
 
 from trio_dispatch._transport.closing import close_now
-from trio_dispatch._transport.websocket.base import TransportClosed, UpgradeRefused
+from trio_dispatch._transport.websocket.base import TransportClosed
 from trio_dispatch._transport.websocket.joiner import join_messages
-from trio_dispatch._transport.websocket.splitter import FrameSplitter, ResponseHead
+from trio_dispatch._transport.websocket.refusal import ResponseHead
+from trio_dispatch._transport.websocket.splitter import FrameSplitter
 from trio_dispatch._transport.websocket.stream import WireStream
 from trio_dispatch._wire.frames import Message
 from trio_dispatch._wire.url import Address
@@ -116,15 +116,14 @@ class WebsocketsTransport:
             while end < 0 and self._protocol.handshake_exc is None:
                 data = bytes(await self._stream.receive_some(READ_SIZE))
                 end = head.find_end(data)
+                if end >= 0 and not head.accepts:
+                    raise await head.read_refusal(self._stream)
                 # The library gets the response, and no byte more.
-                self._protocol.receive_data(data[:end] if end >= 0 and head.accepts else data)
+                self._protocol.receive_data(data[:end] if end >= 0 else data)
             self._protocol.events_received()
         except (trio.BrokenResourceError, trio.ClosedResourceError) as exc:
             raise TransportClosed("the connection ended during the handshake") from exc
         failure = self._protocol.handshake_exc
-        if isinstance(failure, InvalidStatus):
-            response = failure.response
-            raise UpgradeRefused(response.status_code, bytes(response.body or b"")) from failure
         if failure is not None:
             cause = failure.__cause__ or failure
             raise TransportClosed(f"the WebSocket handshake failed: {cause}") from failure

@@ -1,0 +1,92 @@
+"""The answer to the upgrade: where its head ends, and what it says if it is a refusal.
+
+Libraries wait for the end of a refusal's body, which a proxy may never send, or drop what they have
+when the connection ends. So a refusal is read here, the same for both.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import h11
+import trio
+
+from trio_dispatch._transport.websocket.base import TransportClosed, UpgradeRefused
+
+MAX_HEAD: Final = 64 * 1024
+"""Bytes of the head of the answer at most."""
+
+REFUSAL_TIME: Final = 1.0
+"""Seconds for the body of a refusal, of which the beginning is shown."""
+
+REFUSAL_SIZE: Final = 4096
+"""Bytes of the body of a refusal that are read."""
+
+
+class ResponseHead:
+    """Finds where the head of the response to the upgrade ends, however the bytes are split."""
+
+    def __init__(self) -> None:
+        self._head = b""
+
+    @property
+    def accepts(self) -> bool:
+        """Whether it is 101: frames follow."""
+        return self._head.split(b" ")[1:2] == [b"101"]
+
+    def find_end(self, data: bytes | bytearray) -> int:
+        """Take what was read. Returns how much of it belongs to the head; -1: all, and not all.
+
+        Raises:
+            TransportClosed: the head is larger than `MAX_HEAD`.
+        """
+        before = len(self._head)
+        self._head += data
+        # A bare LF ends a line as well, for the libraries that read this next.
+        ends = [
+            at + len(mark)
+            for mark in (b"\n\r\n", b"\n\n")
+            if (at := self._head.find(mark, max(before - 2, 0))) >= 0
+        ]
+        if not ends and len(self._head) > MAX_HEAD:
+            raise TransportClosed("the answer to the upgrade has no end")
+        return min(ends) - before if ends else -1
+
+    async def read_refusal(self, stream: trio.abc.ReceiveStream) -> UpgradeRefused:
+        """Read the rest of an answer that does not accept, and return it as an error.
+
+        Raises:
+            TransportClosed: it is no HTTP.
+        """
+        connection = h11.Connection(h11.CLIENT, max_incomplete_event_size=MAX_HEAD)
+        connection.send(h11.Request(method="GET", target="/", headers=[("Host", "x")]))
+        connection.send(h11.EndOfMessage())
+        status, reason, headers, body = 0, "", [], b""
+        connection.receive_data(self._head)
+        with trio.move_on_after(REFUSAL_TIME):
+            while len(body) < REFUSAL_SIZE:
+                try:
+                    event = connection.next_event()
+                except h11.RemoteProtocolError as exc:
+                    if status:
+                        break  # the body is cut off; its beginning will do
+                    raise TransportClosed(f"the answer to the upgrade is not HTTP: {exc}") from exc
+                if event is h11.NEED_DATA:
+                    try:
+                        data = await stream.receive_some()
+                    except (trio.BrokenResourceError, trio.ClosedResourceError):
+                        data = b""
+                    connection.receive_data(bytes(data))
+                elif isinstance(event, h11.Response):
+                    status, reason = event.status_code, event.reason.decode("latin-1")
+                    headers = [
+                        (name.decode("latin-1"), value.decode("latin-1"))
+                        for name, value in event.headers
+                    ]
+                elif isinstance(event, h11.Data):
+                    body += bytes(event.data)
+                elif not isinstance(event, h11.InformationalResponse):
+                    break
+        if not status:
+            raise TransportClosed("the answer to the upgrade has no end")
+        return UpgradeRefused(status, reason, headers, body)
