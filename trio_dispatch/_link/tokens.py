@@ -25,7 +25,7 @@ def check_token(token: object) -> str:
         if not "!" <= char <= "~":
             raise ValueError(
                 f"a token goes in an HTTP header, which cannot hold U+{ord(char):04X}, "
-                f"its character {at + 1} of {len(text)}; was it read from a file with its line break?"
+                f"its character {at + 1} of {len(text)}; was it read from a file with a line break?"
             )
     return text
 
