@@ -19,8 +19,6 @@ CASES: list[dict[str, Any]] = json.loads(
     Path(__file__).with_name("differences.json").read_text(encoding="utf-8")
 )
 
-NOT_YET = ("27", "31", "34")
-
 
 def server() -> Server:
     """The server of the cases."""
@@ -37,8 +35,6 @@ def server() -> Server:
 async def test_the_server_answers_as_a_real_one(
     case: dict[str, Any], autojump_clock: MockClock
 ) -> None:
-    if case["name"].startswith(NOT_YET):
-        pytest.xfail("not yet")
     embedded = server()
     async with embedded.run():
         transcript = await Player(embedded.open_stream).play(case["steps"])

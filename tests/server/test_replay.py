@@ -287,7 +287,7 @@ class Replay:
                 await other.rpc("workflow.start", data)
         response = await peer.receive(1)
         assert response.status == recorded["status"]
-        headers = dict(response.headers)
+        headers = {n: v for n, v in response.headers.items() if n != "date"}
         assert headers == recorded["headers"]
         assert response.ended == recorded["server_ended_stream"]
         self.learn_from(recorded["body"], response.body.decode())

@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+import re
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from http import HTTPStatus
 from typing import Final
 
@@ -33,6 +34,7 @@ LINGER_S: Final = 0.5
 Headers = Iterable[tuple[str, str]]
 TEXT: Final = ("Content-Type", "text/plain; charset=utf-8")
 _CLOSE: Final = ("Connection", "close")
+_HOST: Final = re.compile(r"[A-Za-z0-9!$%&'()*+,\-.:;=\[\]_~]*")
 
 
 class ClientGone(Exception):
@@ -60,6 +62,12 @@ class Request:
     target: str
     http_version: str
     headers: Mapping[str, str] = attrs.field(repr=False)
+    fields: Sequence[tuple[str, str]] = attrs.field(repr=False)
+    """The headers one by one, names in lower case, in their order."""
+
+    def first(self, name: str, default: str = "") -> str:
+        """The first header called *name*, for what may not be repeated."""
+        return next((value for found, value in self.fields if found == name), default)
 
 
 @attrs.frozen
@@ -155,7 +163,9 @@ class _Connection:
         max_head_size: int,
         max_body_size: int,
         read_timeout: float | None,
+        explains: bool,
     ) -> None:
+        self._explains = explains
         self._stream = stream
         self._http = h11.Connection(h11.SERVER, max_incomplete_event_size=max_head_size)
         self._max_body_size = max_body_size
@@ -173,18 +183,20 @@ class _Connection:
         event = await self._next_event()
         if not isinstance(event, h11.Request):
             return None
+        fields = [(n.decode("latin-1"), v.decode("latin-1")) for n, v in event.headers]
         headers: dict[str, str] = {}
-        for raw_name, raw_value in event.headers:
-            name, value = raw_name.decode("latin-1"), raw_value.decode("latin-1")
+        for name, value in fields:
             headers[name] = f"{headers[name]}, {value}" if name in headers else value
         version = event.http_version.decode("ascii")
-        if version not in {"1.0", "1.1"}:
+        if not version.startswith("1."):
             raise BrokenRequest(505, "unsupported protocol version")
+        if not _HOST.fullmatch(headers.get("host", "")):
+            raise BrokenRequest(400, "malformed Host header")
         if headers.get("expect", "100-continue").lower() != "100-continue":
             raise BrokenRequest(417)
         self._version = version
         method, target = event.method.decode("ascii"), event.target.decode("latin-1")
-        return Request(method, target, version, headers)
+        return Request(method, target, version, headers, fields)
 
     async def read_body(self) -> bytes:
         body = bytearray()
@@ -244,7 +256,7 @@ class _Connection:
     # Writing
 
     async def send_head(self, status: int, headers: list[tuple[str, str]]) -> None:
-        if not await self._discard_body():
+        if not await self._discard_body() or self._http.their_state is h11.ERROR:
             self._lingers = True
             headers = [*headers, _CLOSE]
         reason = reason_of(status)
@@ -299,8 +311,12 @@ class _Connection:
         # Not by h11: a broken request has left it in a state in which it sends nothing.
         self._lingers = True
         shown = f"{status} {reason_of(status)}"
-        head = [f"HTTP/1.1 {shown}", f"{TEXT[0]}: {TEXT[1]}", f"{_CLOSE[0]}: {_CLOSE[1]}", "", ""]
-        text = f"{shown}: {detail}" if detail else shown
+        if status == HTTPStatus.EXPECTATION_FAILED:
+            headers, text = [("Content-Length", "0"), _CLOSE], ""
+        else:
+            headers = [TEXT, _CLOSE]
+            text = f"{shown}: {detail}" if detail and self._explains else shown
+        head = [f"HTTP/1.1 {shown}", *(f"{name}: {value}" for name, value in headers), "", ""]
         await self.send_bytes("\r\n".join(head).encode("ascii") + text.encode("utf-8", "replace"))
 
     async def linger(self) -> None:
@@ -327,6 +343,7 @@ async def serve_connection(
     max_body_size: int,
     max_head_size: int = MAX_HEAD_SIZE,
     read_timeout: float | None = None,
+    explains: bool = True,
 ) -> None:
     """Serve the requests that come over *stream* until either side ends it, then close it.
 
@@ -342,12 +359,14 @@ async def serve_connection(
         max_head_size: the bytes of a request's line and headers; more are answered by 431.
         read_timeout: seconds for a whole request to arrive, counted from the end of the last one;
             None: any time. The connection ends after it.
+        explains: whether the answer to a broken request says what is wrong with it.
     """
     connection = _Connection(
         stream,
         max_head_size=max_head_size,
         max_body_size=max_body_size,
         read_timeout=read_timeout,
+        explains=explains,
     )
     try:
         await _serve(connection, handle, logger)

@@ -6,35 +6,42 @@ out, ``GET <path>/sse`` is one channel as an event stream (protocol, "Endpoints"
 
 from __future__ import annotations
 
-import base64
-import binascii
-import hashlib
-from collections.abc import Mapping
+from contextlib import suppress
+from email.utils import formatdate
+from html import escape
 from typing import Final
-from urllib.parse import parse_qs, urlsplit
 
 import trio
 
 from trio_dispatch._transport.http_server import (
     TEXT,
     BodyTooLarge,
+    BrokenRequest,
     ClientGone,
     Exchange,
+    Headers,
     Response,
     serve_connection,
 )
 from trio_dispatch._wire.codecs import UndecodableFrame
 from trio_dispatch._wire.frames import ErrorCode
 from trio_dispatch.server import _wire
+from trio_dispatch.server._clock import NS_PER_SECOND
+from trio_dispatch.server._handshake import acceptance, find_refusal
 from trio_dispatch.server._hub import Hub
 from trio_dispatch.server._identity import SUBSCRIBE_SCOPE
 from trio_dispatch.server._methods import Caller
+from trio_dispatch.server._routes import EVENTS, RPC, Redirect, Routes, Target, read_target
 from trio_dispatch.server._sse import EventStream
 from trio_dispatch.server._websocket import WebSocketSession
 
 _MAX_HEAD_SIZE: Final = 1024 * 1024
-_WEBSOCKET_GUID: Final = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
-_JSON_TYPE: Final = "application/json"
+_READ_SIZE: Final = 64 * 1024
+_CHUNKED: Final = ("Transfer-Encoding", "chunked")
+_BUFFERED: Final = 2048
+"""The bytes of a body from which on Go sends it in chunks, without a length."""
+_JSON: Final = ("Content-Type", "application/json")
+_FORM_TYPE: Final = "application/x-www-form-urlencoded"
 _RETRY_MS: Final = 3000
 
 
@@ -44,10 +51,7 @@ class HttpConnection:
     def __init__(self, hub: Hub, stream: trio.abc.Stream) -> None:
         self._hub = hub
         self._stream = stream
-        base = hub.path.rstrip("/")
-        self._websocket_path = base
-        self._rpc_path = f"{base}/rpc"
-        self._sse_path = f"{base}/sse"
+        self._routes = Routes(hub.path.rstrip("/"))
 
     async def run(self) -> None:
         """Serve requests until either side ends the connection, which is closed in the end."""
@@ -57,80 +61,95 @@ class HttpConnection:
             logger=self._hub.logger,
             max_body_size=self._hub.max_message_size,
             max_head_size=_MAX_HEAD_SIZE,
+            explains=False,
         )
 
     async def _take(self, exchange: Exchange) -> None:
         method = exchange.request.method
-        target = urlsplit(exchange.request.target)
-        path = target.path.rstrip("/")
-        if path == self._rpc_path:
-            if method == "POST":
-                await self._rpc(exchange)
-            else:
-                await _refuse(exchange, 405, "method not allowed", ("Allow", "POST"))
-        elif path == self._sse_path:
-            if method == "GET":
-                await self._sse(exchange, target.query)
-            else:
-                await _refuse(exchange, 405, "method not allowed", ("Allow", "GET"))
-        elif path == self._websocket_path:
-            if method == "GET":
-                await self._upgrade(exchange)
-            else:
-                await _refuse(exchange, 405, "method not allowed", ("Allow", "GET"))
+        is_proxied = method == "CONNECT"  # its target is a host, at which nothing is
+        target = Target("", "") if is_proxied else read_target(exchange.request.target)
+        if (method, target.path) == ("OPTIONS", "*"):
+            await self._respond(exchange, 200)
+            return
+        try:
+            route = self._routes.find(method, target.path)
+        except LookupError:
+            headers = (TEXT, ("X-Content-Type-Options", "nosniff"))
+            await self._respond(exchange, 404, headers, b"404 page not found\n")
+            return
+        if route is None:
+            await self._respond(exchange, 405)
+        elif isinstance(route, Redirect):
+            await self._redirect(exchange, route.path, target.query)
+        elif route == RPC:
+            await self._rpc(exchange)
+        elif route == EVENTS:
+            await self._sse(exchange, target)
         else:
-            await _refuse(exchange, 404, "not found")
+            await self._upgrade(exchange)
+
+    def _dated(self, headers: Headers) -> list[tuple[str, str]]:
+        now = self._hub.clock.now() // NS_PER_SECOND
+        return [*headers, ("Date", formatdate(now, usegmt=True))]
+
+    async def _respond(
+        self, exchange: Exchange, status: int, headers: Headers = (), body: bytes = b""
+    ) -> None:
+        headers = self._dated(headers)
+        if len(body) <= _BUFFERED or exchange.request.http_version == "1.0":
+            await exchange.respond(Response(status, headers, body))
+            return
+        await exchange.begin_response(status, [*headers, _CHUNKED])
+        await exchange.send(body)
+        await exchange.end_response()
+
+    async def _redirect(self, exchange: Exchange, path: str, query: str) -> None:
+        place = f"{path}?{query}" if query else path
+        if exchange.request.method != "GET":
+            await self._respond(exchange, 301, [("Location", place)])
+            return
+        headers = [("Content-Type", "text/html; charset=utf-8"), ("Location", place)]
+        body = f'<a href="{escape(place)}">Moved Permanently</a>.\n\n'
+        await self._respond(exchange, 301, headers, body.encode("latin-1"))
 
     # WebSocket
 
     async def _upgrade(self, exchange: Exchange) -> None:
-        headers = exchange.request.headers
-        key = headers.get("sec-websocket-key", "")
-        if headers.get("upgrade", "").lower() != "websocket":
-            await _refuse(exchange, 400, "the Upgrade header is not websocket")
-        elif "upgrade" not in _tokens(headers.get("connection", "")):
-            await _refuse(exchange, 400, "the Connection header has no upgrade")
-        elif not _is_websocket_key(key):
-            await _refuse(exchange, 400, "the Sec-WebSocket-Key header is missing or wrong")
-        elif headers.get("sec-websocket-version") != "13":
-            version = ("Sec-WebSocket-Version", "13")
-            await _refuse(exchange, 426, "the WebSocket version must be 13", version)
-        else:
-            # No extension and no subprotocol is ever agreed, Origin is ignored, and what came with
-            # the request is lost (protocol, "WebSocket").
-            digest = hashlib.sha1(key.encode() + _WEBSOCKET_GUID, usedforsecurity=False).digest()
-            answer = [
-                ("Upgrade", "websocket"),
-                ("Connection", "Upgrade"),
-                ("Sec-WebSocket-Accept", base64.b64encode(digest).decode("ascii")),
-            ]
-            await WebSocketSession(self._hub, await exchange.upgrade(answer)).run()
+        refusal = find_refusal(exchange.request)
+        if refusal is None:
+            # What came with the request is lost (protocol, "WebSocket").
+            stream = await exchange.upgrade(acceptance(exchange.request))
+            await WebSocketSession(self._hub, stream).run()
+            return
+        stream = await exchange.take_over(refusal.encode())
+        with suppress(trio.BrokenResourceError):
+            while await stream.receive_some(_READ_SIZE):
+                pass
 
     # RPC
 
     async def _rpc(self, exchange: Exchange) -> None:
         try:
-            body = await exchange.read_body()
+            body: bytes | None = await exchange.read_body()
         except BodyTooLarge:
-            await _refuse(exchange, 413, "request body too large")
+            await self._respond(exchange, 413, [TEXT], b"request body too large\n")
             return
+        except BrokenRequest:
+            body = None
         answer = await self._answer(exchange, body)
         status = answer.error.code if answer.error is not None else 200
         content = _wire.encode(answer, _wire.JSON_FORMAT) + b"\n"
-        await exchange.respond(Response(status, [("Content-Type", _JSON_TYPE)], content))
+        await self._respond(exchange, status, [_JSON], content)
 
-    async def _answer(self, exchange: Exchange, body: bytes) -> _wire.Outgoing:
+    async def _answer(self, exchange: Exchange, body: bytes | None) -> _wire.Outgoing:
         clock, methods = self._hub.clock, self._hub.methods
-        headers: Mapping[str, str] = exchange.request.headers
         try:
-            if headers.get("content-type", _JSON_TYPE) != _JSON_TYPE:
-                raise UndecodableFrame("not JSON")
-            frame = _wire.decode_body(body)
+            frame = _read_frame(exchange.request.first("content-type"), body)
         except UndecodableFrame:
             methods.frames += 1
             return _wire.error(clock, None, ErrorCode.BAD_REQUEST, "invalid request body")
         # The header holds the bare token; with `Bearer ` before it it is another, unknown one.
-        token = frame.token or headers.get("authorization", "")
+        token = frame.token or exchange.request.first("authorization")
         identity = await self._hub.authenticate(token)
         if identity is None:
             methods.frames += 1
@@ -148,19 +167,17 @@ class HttpConnection:
 
     # Server-sent events
 
-    async def _sse(self, exchange: Exchange, query: str) -> None:
-        fields = parse_qs(query)
-        token = fields.get("token", [""])[0]
-        channel = fields.get("channel", [""])[0]
-        identity = await self._hub.authenticate(token)
+    async def _sse(self, exchange: Exchange, target: Target) -> None:
+        channel = target.field("channel")
+        identity = await self._hub.authenticate(target.field("token"))
         headers = [
             ("Cache-Control", "no-cache"),
             ("Connection", "keep-alive"),
             ("Content-Type", "text/event-stream"),
             ("X-Accel-Buffering", "no"),
-            ("Transfer-Encoding", "chunked"),
+            _CHUNKED,
         ]
-        await exchange.begin_response(200, headers)
+        await exchange.begin_response(200, self._dated(headers))
         await exchange.send(f"retry: {_RETRY_MS}\n\n".encode())
         # Refused or not, the answer is 200: refused streams end at once (recording `sse`).
         if identity is not None and identity.allows(SUBSCRIBE_SCOPE) and channel:
@@ -168,8 +185,13 @@ class HttpConnection:
         await exchange.end_response()
 
 
-async def _refuse(exchange: Exchange, status: int, text: str, *headers: tuple[str, str]) -> None:
-    await exchange.respond(Response(status, [TEXT, *headers], f"{text}\n".encode()))
+def _read_frame(content_type: str, body: bytes | None) -> _wire.Incoming:
+    if content_type.startswith(_FORM_TYPE):
+        # A form's fields are read into a place of their own, and the frame stays empty.
+        return _wire.Incoming()
+    if body is None or content_type not in {"", "application/json"}:
+        raise UndecodableFrame("not JSON")
+    return _wire.decode_body(body)
 
 
 async def _watch(exchange: Exchange, scope: trio.CancelScope) -> None:
@@ -189,14 +211,3 @@ async def _stream_events(exchange: Exchange, events: EventStream) -> None:
             while True:
                 await exchange.send(await events.next_chunk())
                 events.sent()
-
-
-def _tokens(header: str) -> set[str]:
-    return {token.strip().lower() for token in header.split(",")}
-
-
-def _is_websocket_key(key: str) -> bool:
-    try:
-        return len(base64.b64decode(key, validate=True)) == 16
-    except (binascii.Error, ValueError):
-        return False
