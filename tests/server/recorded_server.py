@@ -8,7 +8,7 @@ from typing import Any
 import trio
 
 from tests.server.peer import TOKENS
-from trio_dispatch.server import Server, Workflow
+from trio_dispatch.server import Cluster, Server, Workflow
 
 
 def _want_object(value: Any) -> None:
@@ -67,6 +67,42 @@ async def approval(workflow: Workflow, input: Any) -> None:
     await workflow.step("record", record)
 
 
+async def saga(workflow: Workflow, trip: Any) -> None:
+    async def charge() -> None:
+        raise ValueError("card declined")
+
+    nothing = trio.lowlevel.checkpoint
+    await workflow.step("reserve-hotel", nothing, compensate=nothing)
+    await workflow.step("reserve-flight", nothing, compensate=nothing)
+    await workflow.step("charge", charge)
+
+
+async def batch(workflow: Workflow, input: Any) -> None:
+    for number in range(3):
+        await workflow.spawn("item", {"i": number})
+    await workflow.step("finalize", trio.lowlevel.checkpoint)
+
+
+async def item(workflow: Workflow, input: Any) -> None:
+    await workflow.step("process", trio.sleep, 0.05)
+
+
+async def any_event(workflow: Workflow, input: Any) -> None:
+    event = await workflow.wait_for_any("red", "green", timeout=5)
+
+    async def seen() -> str:
+        return "" if event is None else event.name
+
+    await workflow.step("seen", seen)
+
+
+async def match_event(workflow: Workflow, input: Any) -> None:
+    await workflow.wait_for_event(
+        "paid", timeout=8, match=lambda event: event.payload["order_id"] == input["order_id"]
+    )
+    await workflow.step("done", trio.lowlevel.checkpoint)
+
+
 def recorded_server(scenario: str = "") -> Server:
     """The server of a recording."""
     server = Server(
@@ -78,6 +114,21 @@ def recorded_server(scenario: str = "") -> Server:
         seed=1,
         federation_id="n1" if scenario == "federation" else None,
     )
+    register(server)
+    return server
+
+
+def recorded_cluster() -> Cluster:
+    """The servers of the recordings of several."""
+    cluster = Cluster(
+        TOKENS, queues={"default", "email", "images"}, concurrency=4, retry_delay=0.1, seed=1
+    )
+    register(cluster)
+    return cluster
+
+
+def register(server: Server | Cluster) -> None:
+    """Register everything that was recorded."""
     server.job("noop")(noop)
     server.job("send-email")(send_email)
     server.job("fail", max_retries=3)(fail)
@@ -86,4 +137,8 @@ def recorded_server(scenario: str = "") -> Server:
     server.workflow("par")(par)
     server.workflow("slow-wf")(slow_wf)
     server.workflow("approval")(approval)
-    return server
+    server.workflow("saga")(saga)
+    server.workflow("batch")(batch)
+    server.workflow("item")(item)
+    server.workflow("any-event")(any_event)
+    server.workflow("match-event")(match_event)
