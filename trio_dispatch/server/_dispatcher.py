@@ -55,6 +55,7 @@ class Dispatcher:
         self.nodes: list[Node] = []
         self._wake = trio.Event()
         self._changed = trio.lowlevel.ParkingLot()
+        registry.on_schedule = self.notice_change
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Hand out jobs for ever."""

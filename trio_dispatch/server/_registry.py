@@ -56,6 +56,8 @@ class Registry:
         self.workflows: dict[str, dict[int, WorkflowFunction]] = {}
         """By name, then by version."""
         self.crons: dict[str, CronEntry] = {}
+        self.on_schedule: Callable[[], None] | None = None
+        """Called when a schedule was added."""
 
     def latest(self, name: str) -> int | None:
         """The version of the workflow *name* that new runs get; None where there is none."""
@@ -215,6 +217,8 @@ class Registering:
             payload=_encode(payload),
             queue=queue,
         )
+        if self._registry.on_schedule is not None:
+            self._registry.on_schedule()
 
         def register(function: J) -> J:
             return self._register_job(function, job_name, DEFAULT_MAX_RETRIES, DEFAULT_TIMEOUT_S)
