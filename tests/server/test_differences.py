@@ -7,35 +7,22 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import trio
 from trio.testing import MockClock
 
 from tests.server.compare.normal import without_results
 from tests.server.compare.play import Player
 from tests.server.recorded_server import recorded_server
-from trio_dispatch.server import Server, Workflow
 
 CASES: list[dict[str, Any]] = json.loads(
     Path(__file__).with_name("differences.json").read_text(encoding="utf-8")
 )
 
 
-def server() -> Server:
-    """The server of the cases."""
-    made = recorded_server()
-
-    @made.workflow("item")
-    async def item(workflow: Workflow, input: Any) -> None:
-        await workflow.step("process", trio.lowlevel.checkpoint)
-
-    return made
-
-
 @pytest.mark.parametrize("case", CASES, ids=lambda case: str(case["name"]))
 async def test_the_server_answers_as_a_real_one(
     case: dict[str, Any], autojump_clock: MockClock
 ) -> None:
-    embedded = server()
+    embedded = recorded_server()
     async with embedded.run():
         transcript = await Player(embedded.open_stream).play(case["steps"])
     shown = json.loads(json.dumps(transcript))
