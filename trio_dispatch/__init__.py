@@ -1,15 +1,13 @@
 """A structured-concurrency client for Dispatch, for trio."""
 
-from trio_dispatch._client.client import (
-    Client,
-    ClientStatistics,
-)
+from trio_dispatch._client.client import Client
 from trio_dispatch._client.enqueueing import EnqueueManyFailed, EnqueueRequest
 from trio_dispatch._client.finished_jobs import FinishedJobs
 from trio_dispatch._client.jobs import JobHandle
 from trio_dispatch._client.opening import connect_client, open_client
 from trio_dispatch._client.options import InsecureTokenWarning
 from trio_dispatch._client.run_handle import RunEvents, RunHandle
+from trio_dispatch._client.statistics import ClientStatistics
 from trio_dispatch._client.subscriptions import Subscription, SubscriptionStatistics
 from trio_dispatch._client.watching import RunWatch
 from trio_dispatch._link.events import Connected, ConnectionEvent, Disconnected, LinkEvents
@@ -17,6 +15,7 @@ from trio_dispatch._link.instruments import Instrument, RequestRecord
 from trio_dispatch._link.link import Link
 from trio_dispatch._link.opening import open_link, run_link
 from trio_dispatch._link.supervisor import LinkStatistics
+from trio_dispatch._wire.definitions import JobType, WorkflowType
 from trio_dispatch._wire.errors import (
     AuthError,
     BadRequest,
@@ -84,6 +83,7 @@ __all__ = [
     "JobCancelled",
     "JobFailed",
     "JobHandle",
+    "JobType",
     "Link",
     "LinkEvents",
     "LinkStatistics",
@@ -109,6 +109,7 @@ __all__ = [
     "TimelineStep",
     "WorkflowFailed",
     "WorkflowRun",
+    "WorkflowType",
     "connect_client",
     "open_client",
     "open_link",

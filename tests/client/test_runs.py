@@ -230,7 +230,7 @@ async def test_a_server_that_stores_inputs_in_another_form_stops_the_tagging(
         row.input = msgspec.json.encode(msgspec.json.decode(row.input))
         return run
 
-    server._engine.start_run = start_compact  # type: ignore[method-assign]
+    server._engine.start_run = start_compact  # type: ignore[method-assign, assignment]
     async with open_memory_client(server) as client:
         run = await client.start_workflow("three-seconds", {"n": 1})
         assert not run.known
@@ -257,7 +257,7 @@ async def test_foreign_starts_are_looked_up_once_each_and_never_taken(
             looked_up.append(run_id)
             return await real(run_id)
 
-        client.get_workflow = counted  # type: ignore[method-assign]
+        client.get_workflow = counted  # type: ignore[method-assign, assignment]
         for _ in range(100):
             nursery.start_soon(foreign.run_workflow, "three-seconds", {"n": 1})
         run = await client.start_workflow("three-seconds", {"n": 1})

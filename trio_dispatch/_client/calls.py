@@ -6,7 +6,7 @@ Jobs, runs, handles and watching take a `Calls` and never a whole client: it is 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 import msgspec
 
@@ -18,6 +18,7 @@ from trio_dispatch._link.supervisor import Supervisor
 from trio_dispatch._wire.arguments import check_count, check_int, check_text, encode_payload
 from trio_dispatch._wire.channels import check_channel
 from trio_dispatch._wire.codecs import UndecodableFrame, decode_data, decode_leniently
+from trio_dispatch._wire.definitions import JobType
 from trio_dispatch._wire.errors import ProtocolError
 from trio_dispatch._wire.frames import SAFE_METHODS, Frame, FrameType, Method, WireFrame
 from trio_dispatch._wire.models import (
@@ -52,8 +53,15 @@ class _StartData(msgspec.Struct, frozen=True):
     input: msgspec.Raw
 
 
-def enqueue_frame(name: str, payload: object, queue: str | None, priority: int) -> Frame:
+def enqueue_frame(
+    name: str | JobType[Any], payload: object, queue: str | None, priority: int
+) -> Frame:
     """Build the frame that enqueues a job. Raises for what no server can make sense of."""
+    if isinstance(name, JobType):
+        definition, name = name, name.name
+        payload = definition.encode(payload)
+        queue = definition.queue if queue is None else queue
+        priority = priority or definition.priority
     data = _EnqueueData(
         check_text(name, "a job's name"),
         None if payload is None else encode_payload(payload, "the payload", name),
@@ -139,7 +147,7 @@ class Calls:
         await self._link.call(Request(frame, self._link.check_frame(frame), answered=False))
 
     async def enqueue(
-        self, name: str, payload: object, queue: str | None, priority: int
+        self, name: str | JobType[Any], payload: object, queue: str | None, priority: int
     ) -> Enqueued:
         """Enqueue a job."""
         return read_enqueued(await self.ask(enqueue_frame(name, payload, queue, priority)))

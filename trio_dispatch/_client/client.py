@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from types import TracebackType
+from typing import Any, TypeVar, overload
 
-import attrs
 import msgspec
 import trio
 
@@ -16,40 +15,33 @@ from trio_dispatch._client.finished_jobs import EnqueuedJobs, FinishedJobs, Jobs
 from trio_dispatch._client.jobs import JobHandle
 from trio_dispatch._client.observer import ClientObserver
 from trio_dispatch._client.options import ClientSettings
+from trio_dispatch._client.references import (
+    JobReference,
+    RunReference,
+    is_known,
+    job_id_of,
+    run_id_of,
+)
 from trio_dispatch._client.run_connections import RunConnections
 from trio_dispatch._client.run_handle import RunHandle
 from trio_dispatch._client.run_starts import RunStarts, encode_input
+from trio_dispatch._client.statistics import ClientStatistics
 from trio_dispatch._client.subscriptions import Subscription, Subscriptions
 from trio_dispatch._client.waiting import wait_job
 from trio_dispatch._client.watching import RunWatch
-from trio_dispatch._link.events import LinkEvents
 from trio_dispatch._link.mailbox import Overflow
-from trio_dispatch._link.supervisor import LinkStatistics, Supervisor
-from trio_dispatch._wire.arguments import check_text
+from trio_dispatch._link.resource import ConnectedResource
+from trio_dispatch._link.supervisor import Supervisor
+from trio_dispatch._wire.definitions import JobType, WorkflowType
 from trio_dispatch._wire.errors import NotSupported
 from trio_dispatch._wire.frames import Frame, Method
 from trio_dispatch._wire.models import Job, Stats, TimelineStep, WorkflowRun
 
-
-@attrs.frozen(kw_only=True)
-class ClientStatistics:
-    """What a client has done and is doing."""
-
-    link: LinkStatistics
-    """The main connection."""
-    subscriptions: int
-    wanted_channels: int
-    """Channels that the server is asked for; overlapping subscriptions share them."""
-    undecodable_events: int
-    """Events that could not be read, and were dropped."""
-    runs: int
-    """Starts of workflow runs that are under way, each with a connection or about to get one."""
-    runs_waiting: int
-    """Starts that wait until one of the ``max_concurrent_runs`` is over."""
-    runs_limit: int
+P = TypeVar("P")
+I = TypeVar("I")  # noqa: E741
 
 
-class Client:
+class Client(ConnectedResource):
     """A client of a Dispatch server. Made by `open_client` and `connect_client`.
 
     All methods may be called from any task of the ``trio.run`` that the client belongs to. Those
@@ -82,20 +74,7 @@ class Client:
         )
         self._run_starts = RunStarts(self._calls, self._run_connections, self._background)
 
-    def __repr__(self) -> str:
-        return self._link.describe("Client")
-
     # The connection.
-
-    @property
-    def connected(self) -> bool:
-        """Whether there is a connection right now."""
-        return self._link.connected
-
-    @property
-    def closed(self) -> bool:
-        """Whether the client is closed or has ended: no call will succeed any more."""
-        return self._link.closed
 
     @property
     def session_id(self) -> str | None:
@@ -106,22 +85,6 @@ class Client:
     def transport(self) -> str:
         """What carries the frames: ``trio-websocket``, ``websockets`` or ``http``."""
         return self._transport
-
-    async def wait_connected(self) -> None:
-        """Wait until there is a connection.
-
-        Raises:
-            ClientClosed: the client is closed, or the error that ended it.
-        """
-        await self._link.wait_connected()
-
-    def connection_events(self) -> LinkEvents:
-        """Open a stream of `Connected` and `Disconnected`, which begins with the present state.
-
-        An async context manager over a `trio.abc.ReceiveChannel`. Every caller gets a stream of
-        its own; 1,024 unread events are kept, and then the oldest is dropped.
-        """
-        return self._link.events()
 
     def statistics(self) -> ClientStatistics:
         """Count what the client has done and is doing."""
@@ -137,38 +100,34 @@ class Client:
             runs_limit=self._settings.max_concurrent_runs,
         )
 
-    async def aclose(self) -> None:
-        """Close the client: waiting calls raise `ClientClosed`, the server forgets the session.
-
-        Returns when nothing of the client is left, after 2 s at the latest. Idempotent. Cancelled,
-        it goes on closing in the background, without this wait.
-        """
-        await self._link.aclose()
-
-    async def __aenter__(self) -> Client:
-        await self._link.__aenter__()
-        return self
-
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> bool:
-        return await self._link.__aexit__(exc_type, exc, traceback)
-
     # Jobs.
 
+    @overload
     async def enqueue(
         self, name: str, payload: object = None, *, queue: str | None = None, priority: int = 0
+    ) -> JobHandle: ...
+
+    @overload
+    async def enqueue(
+        self, name: JobType[P], payload: P, *, queue: str | None = None, priority: int = 0
+    ) -> JobHandle: ...
+
+    async def enqueue(
+        self,
+        name: str | JobType[Any],
+        payload: object = None,
+        *,
+        queue: str | None = None,
+        priority: int = 0,
     ) -> JobHandle:
         """Enqueue a job.
 
         Args:
-            name: the name that workers know it by. A server accepts any, and a job that no worker
-                knows stays ``running`` for ever.
-            payload: anything that msgspec encodes as JSON. None sends no payload.
-            queue: the queue to put it into; the server's default without.
+            name: the name that workers know it by, or a `JobType`. A server accepts any name, and a
+                job that no worker knows stays ``running`` for ever.
+            payload: anything that msgspec encodes as JSON; a value of the `JobType`'s type. None
+                sends no payload.
+            queue: the queue (default: the `JobType`'s, or the server's).
             priority: above 0, the job is claimed before others of its queue.
 
         Raises:
@@ -190,11 +149,11 @@ class Client:
         """
         return await enqueue_many(self._calls, requests)
 
-    async def get_job(self, job_id: str) -> Job:
+    async def get_job(self, job_id: JobReference) -> Job:
         """Ask for a job. Raises `NotFound` if there is none of that id."""
-        return await self._calls.get_job(job_id)
+        return await self._calls.get_job(job_id_of(job_id))
 
-    async def cancel_job(self, job_id: str) -> None:
+    async def cancel_job(self, job_id: JobReference) -> None:
         """Cancel a job.
 
         A pending or retrying job will not run. A running one goes on, and may still end
@@ -203,9 +162,9 @@ class Client:
         Raises:
             NotFound: there is no job of that id.
         """
-        await self._calls.cancel_job(job_id)
+        await self._calls.cancel_job(job_id_of(job_id))
 
-    async def wait_job(self, job: str | JobHandle) -> Job:
+    async def wait_job(self, job: JobReference) -> Job:
         """Wait until a job has completed, and return it.
 
         The server is asked at once, when an event reports the end, after a lost connection, and by
@@ -218,11 +177,9 @@ class Client:
             JobCancelled: it was cancelled.
             NotFound: there is no job of that id.
         """
-        if isinstance(job, JobHandle):
-            return await wait_job(self._calls, job.job_id, known=True)
-        return await wait_job(self._calls, check_text(job, "a job's id"))
+        return await wait_job(self._calls, job_id_of(job), known=is_known(job))
 
-    def wait_jobs(self, jobs: Iterable[str | JobHandle]) -> FinishedJobs:
+    def wait_jobs(self, jobs: Iterable[JobReference]) -> FinishedJobs:
         """Wait for many jobs, for the length of a block.
 
         ``async with client.wait_jobs(handles) as finished: async for job in finished:`` gives each
@@ -244,7 +201,15 @@ class Client:
 
     # Workflows.
 
-    async def start_workflow(self, name: str, input: object = msgspec.UNSET) -> RunHandle:
+    @overload
+    async def start_workflow(self, name: str, input: object = ...) -> RunHandle: ...
+
+    @overload
+    async def start_workflow(self, name: WorkflowType[I], input: I) -> RunHandle: ...
+
+    async def start_workflow(
+        self, name: str | WorkflowType[Any], input: object = msgspec.UNSET
+    ) -> RunHandle:
         """Start a workflow on a connection of its own, and return while it runs.
 
         Returns as soon as the run is known, or over; 2 s after it was sent at the latest, with a
@@ -254,9 +219,9 @@ class Client:
         Cancelled before the start is written, nothing is started. Cancelled later, the run goes on.
 
         Args:
-            name: the workflow's name.
-            input: anything that msgspec encodes as JSON; an empty object without. White space that
-                means nothing is added to objects and arrays, by which the run is known again.
+            name: the workflow's name, or its `WorkflowType`.
+            input: anything that msgspec encodes as JSON (default: an empty object). Insignificant
+                whitespace is added to objects and arrays, by which the run is recognized.
 
         Raises:
             TypeError, ValueError: an argument cannot be sent.
@@ -265,11 +230,25 @@ class Client:
             NotSupported: over HTTP, where a run ends with its request.
         """
         self._needs_websocket("start_workflow()")
-        text = encode_input(name, input)
+        name, text = encode_input(name, input)
         return RunHandle(self._calls, await self._run_starts.start(name, text))
 
+    @overload
     async def run_workflow(
-        self, name: str, input: object = msgspec.UNSET, *, cancel_with_scope: bool = False
+        self, name: str, input: object = ..., *, cancel_with_scope: bool = False
+    ) -> WorkflowRun: ...
+
+    @overload
+    async def run_workflow(
+        self, name: WorkflowType[I], input: I, *, cancel_with_scope: bool = False
+    ) -> WorkflowRun: ...
+
+    async def run_workflow(
+        self,
+        name: str | WorkflowType[Any],
+        input: object = msgspec.UNSET,
+        *,
+        cancel_with_scope: bool = False,
     ) -> WorkflowRun:
         """Start a workflow, wait until the run has ended, and return it.
 
@@ -287,7 +266,7 @@ class Client:
             NotSupported: over HTTP without *cancel_with_scope*.
         """
         if cancel_with_scope:
-            text = encode_input(name, input)
+            name, text = encode_input(name, input)
             try:
                 from trio_dispatch._client.rpc_run import run_in_scope
             except ModuleNotFoundError as exc:
@@ -303,13 +282,13 @@ class Client:
         handle = await self.start_workflow(name, input)
         return await handle.wait()
 
-    async def get_workflow(self, run_id: str) -> WorkflowRun:
+    async def get_workflow(self, run_id: RunReference) -> WorkflowRun:
         """Ask for a workflow run. Raises `NotFound` if there is none of that id."""
-        return await self._calls.get_workflow(run_id)
+        return await self._calls.get_workflow(run_id_of(run_id))
 
-    async def workflow_timeline(self, run_id: str) -> list[TimelineStep]:
+    async def workflow_timeline(self, run_id: RunReference) -> list[TimelineStep]:
         """Ask which steps a run has finished, in order; none for a run that does not exist."""
-        return await self._calls.workflow_timeline(run_id)
+        return await self._calls.workflow_timeline(run_id_of(run_id))
 
     async def publish_event(self, name: str, payload: object = None) -> str:
         """Publish an event that workflows wait for. Returns the event's id.
@@ -348,13 +327,13 @@ class Client:
         """
         return self._calls.subscribe(*channels, buffer=buffer, overflow=overflow)
 
-    def watch(self, run_id: str) -> RunWatch:
+    def watch(self, run_id: RunReference) -> RunWatch:
         """Watch a workflow run, whoever started it, for the length of a block.
 
         ``async for event in watch:`` gives its events from now on and ends when the run has ended,
         at once if it is over already. Then ``watch.run`` is its last state.
         """
-        return RunWatch(self._calls, check_text(run_id, "a run's id"))
+        return RunWatch(self._calls, run_id_of(run_id))
 
     # The rest.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar, overload
 
 import attrs
 import trio
@@ -12,6 +12,7 @@ import trio
 from trio_dispatch._client.calls import Calls, enqueue_frame, read_enqueued
 from trio_dispatch._client.jobs import JobHandle
 from trio_dispatch._link.requests import Request
+from trio_dispatch._wire.definitions import JobType
 from trio_dispatch._wire.errors import DispatchError, ProtocolError
 from trio_dispatch._wire.frames import Frame
 
@@ -21,6 +22,8 @@ if sys.version_info < (3, 11):  # pragma: no cover
 if TYPE_CHECKING:
     from typing_extensions import Self
 
+P = TypeVar("P")
+
 IN_HAND: Final = 512
 """Entries of an ``enqueue_many`` that are queued or in flight: enough to keep the wire busy."""
 
@@ -28,14 +31,41 @@ TURN: Final = 256
 """Entries that are encoded at a stretch, about a millisecond; then other tasks have a turn."""
 
 
-@attrs.frozen
+@attrs.frozen(init=False)
 class EnqueueRequest:
-    """One entry of `Client.enqueue_many`: the arguments of `Client.enqueue`."""
+    """One entry of `Client.enqueue_many` or `Client.run_jobs`: the arguments of `Client.enqueue`.
 
-    name: str
+    Args:
+        name: the job's name, or its `JobType`.
+        payload: anything that msgspec encodes as JSON; with a `JobType`, a value of its type.
+        queue: the queue (default: the server's, or the `JobType`'s).
+        priority: above 0, the job is claimed before others of its queue.
+    """
+
+    name: str | JobType[Any]
     payload: object = None
     queue: str | None = attrs.field(default=None, kw_only=True)
     priority: int = attrs.field(default=0, kw_only=True)
+
+    @overload
+    def __init__(
+        self, name: str, payload: object = None, *, queue: str | None = None, priority: int = 0
+    ) -> None: ...
+
+    @overload
+    def __init__(
+        self, name: JobType[P], payload: P, *, queue: str | None = None, priority: int = 0
+    ) -> None: ...
+
+    def __init__(
+        self,
+        name: str | JobType[Any],
+        payload: object = None,
+        *,
+        queue: str | None = None,
+        priority: int = 0,
+    ) -> None:
+        self.__attrs_init__(name, payload, queue=queue, priority=priority)
 
 
 class EnqueueManyFailed(ExceptionGroup[Exception], DispatchError):

@@ -11,11 +11,11 @@ import trio
 from trio_dispatch._client.background import Background
 from trio_dispatch._client.calls import Calls, enqueue_frame, read_enqueued
 from trio_dispatch._client.enqueueing import EnqueueRequest
-from trio_dispatch._client.jobs import JobHandle
+from trio_dispatch._client.references import JobReference, is_known, job_id_of
 from trio_dispatch._client.waiting import JOB, NARROW, Alarm, EndWatch
 from trio_dispatch._link.requests import Request
 from trio_dispatch._transport.receiving import BlockChannel
-from trio_dispatch._wire.arguments import check_count, check_text
+from trio_dispatch._wire.arguments import check_count
 from trio_dispatch._wire.errors import DispatchError, fresh
 from trio_dispatch._wire.models import Job
 
@@ -44,13 +44,11 @@ class EnqueuedJobs:
 
     unread = UNREAD
 
-    def __init__(self, jobs: Iterable[str | JobHandle]) -> None:
+    def __init__(self, jobs: Iterable[JobReference]) -> None:
         self._known: dict[str, bool] = {}
         for job in jobs:
-            if isinstance(job, JobHandle):
-                self._known[job.job_id] = True
-            else:
-                self._known.setdefault(check_text(job, "a job's id"), False)
+            job_id = job_id_of(job)
+            self._known[job_id] = self._known.get(job_id, False) or is_known(job)
 
     async def run(self, watch: EndWatch[Job]) -> None:
         """Add all of them."""

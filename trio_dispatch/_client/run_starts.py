@@ -21,7 +21,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 import trio
@@ -35,6 +35,7 @@ from trio_dispatch._client.run_state import ask_for_end
 from trio_dispatch._wire.arguments import check_text, encode_payload
 from trio_dispatch._wire.channels import WORKFLOWS
 from trio_dispatch._wire.codecs import decode_leniently
+from trio_dispatch._wire.definitions import WorkflowType
 from trio_dispatch._wire.errors import (
     DispatchError,
     NotFound,
@@ -57,15 +58,17 @@ ASK_AGAIN: Final = 5.0
 _started: Final = msgspec.json.Decoder(Started)
 
 
-def encode_input(name: str, input: object) -> bytes:
-    """Encode the input of a workflow; an empty object if there is none.
+def encode_input(name: str | WorkflowType[Any], input: object) -> tuple[str, bytes]:
+    """The name of a workflow, and its input encoded: an empty object if there is none.
 
     Raises for what no server can make sense of.
     """
-    check_text(name, "a workflow's name")
     if input is msgspec.UNSET:
         input = {}
-    return bytes(encode_payload(input, f"the input of {name!r}"))
+    if isinstance(name, WorkflowType):
+        return name.name, bytes(name.encode(input))
+    check_text(name, "a workflow's name")
+    return name, bytes(encode_payload(input, f"the input of {name!r}"))
 
 
 def read_started(answer: WireFrame) -> Started:
