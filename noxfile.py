@@ -108,6 +108,7 @@ def types(session: nox.Session) -> None:
     """Check types with mypy --strict and pyright."""
     session.install("-e", ".[all]", *group("types"), *group("test"), "nox")
     session.run("mypy")
+    session.run("python", "-m", "tests.types.check")
     session.run("pyright")
 
 

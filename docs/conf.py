@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from importlib import metadata
+from pathlib import Path
 
 from sphinx.ext.napoleon.docstring import GoogleDocstring
 
@@ -12,7 +14,7 @@ release = metadata.version("trio-dispatch")
 version = release
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
-exclude_patterns = ["_build"]
+exclude_patterns = ["_build", "_generated"]
 default_role = "py:obj"
 html_theme = "furo"
 html_title = f"trio-dispatch {release}"
@@ -31,3 +33,9 @@ napoleon_use_ivar = True
 # Napoleon takes what stands before a colon in an attribute's docstring for the attribute's type.
 # Ours are sentences, and the types are annotations.
 GoogleDocstring._consume_inline_attribute = lambda self: ("", self._consume_to_end())
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+import layers  # noqa: E402 - it stands beside this file
+
+layers.write_lists()

@@ -1,7 +1,7 @@
 """Draws the layers from the imports, and lists the modules, for the page "Architecture".
 
-``python docs/layers.py`` writes ``pictures/layers.svg``, and the lists in ``architecture.md``;
-`nox -s pictures` runs it.
+``python docs/layers.py`` writes ``pictures/layers.svg`` (`nox -s pictures` runs it). The lists are
+made whenever the documentation is built.
 """
 
 from __future__ import annotations
@@ -15,9 +15,6 @@ DOCS: Final = Path(__file__).parent
 PACKAGE: Final = DOCS.parent / "trio_dispatch"
 LAYERS: Final = ("_client", "_link", "_transport", "_wire")
 """The client's own layers, highest first."""
-
-BEGIN: Final = "<!-- modules: begin -->"
-END: Final = "<!-- modules: end -->"
 
 WIDTH: Final = 760
 BAND: Final = 66
@@ -128,14 +125,12 @@ line {{ stroke: #2b5c8a; stroke-width: 1.5 }} .from {{ fill: #2b5c8a }}
 """
 
 
-def page_with_lists(text: str) -> str:
-    """The page with its lists brought up to date."""
-    before, _, rest = text.partition(BEGIN)
-    _, _, after = rest.partition(END)
-    return f"{before}{BEGIN}\n\n{tables()}\n{END}{after}"
+def write_lists() -> None:
+    """Write the lists, for the page to include."""
+    folder = DOCS / "_generated"
+    folder.mkdir(exist_ok=True)
+    folder.joinpath("modules.md").write_text(tables(), encoding="utf-8")
 
 
 if __name__ == "__main__":
     DOCS.joinpath("pictures", "layers.svg").write_text(draw(), encoding="utf-8")
-    page = DOCS / "architecture.md"
-    page.write_text(page_with_lists(page.read_text(encoding="utf-8")), encoding="utf-8")

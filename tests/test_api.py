@@ -93,7 +93,7 @@ def describe() -> str:
                 made = full not in given and not issubclass(found, enum.Enum)
                 lines.append(full + (parameters(found) if made else ""))
                 lines += [f"{full}.{member}" for member in members(found, named.get(full))]
-            elif callable(found):
+            elif inspect.isroutine(found):
                 lines.append(f"{package}.{name}{parameters(found)}")
             else:
                 lines.append(f"{package}.{name}")

@@ -47,7 +47,7 @@ async def test_an_unknown_job_is_told_to_the_reader(autojump_clock: object) -> N
         async with client.wait_jobs([slow, "job_01h2xcejqtf2nbrexx3vqjhp41"]) as finished:
             with pytest.raises(NotFound):
                 await finished.receive()
-        with pytest.raises(TypeError, match="a job's id"):
+        with pytest.raises(TypeError, match="a job is an id"):
             client.wait_jobs([7])  # type: ignore[list-item]
 
 

@@ -230,7 +230,7 @@ async def test_a_server_that_stores_inputs_in_another_form_stops_the_tagging(
         row.input = msgspec.json.encode(msgspec.json.decode(row.input))
         return run
 
-    server._engine.start_run = start_compact  # type: ignore[method-assign, assignment]
+    server._engine.start_run = start_compact  # type: ignore[method-assign]
     async with open_memory_client(server) as client:
         run = await client.start_workflow("three-seconds", {"n": 1})
         assert not run.known

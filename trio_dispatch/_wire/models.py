@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from datetime import datetime, timezone
-from typing import Any, ClassVar, Final, TypeVar, cast
+from typing import Any, ClassVar, Final, Literal, TypeVar, cast
 
 import attrs
 import msgspec
@@ -21,6 +21,29 @@ from trio_dispatch._wire.codecs import aware, decode_leniently
 
 T = TypeVar("T")
 M = TypeVar("M")
+
+JobState = Literal["pending", "running", "completed", "failed", "retrying", "cancelled"]
+"""The states of a job. A later server may have others."""
+
+RunState = Literal["running", "completed", "failed"]
+"""The states of a workflow run. A later server may have others."""
+
+EventType = Literal[
+    "job.enqueued",
+    "job.started",
+    "job.completed",
+    "job.failed",
+    "job.retrying",
+    "job.dlq",
+    "workflow.started",
+    "workflow.step_completed",
+    "workflow.step_failed",
+    "workflow.completed",
+    "workflow.failed",
+    "cron.fired",
+    "stream.gap",
+]
+"""The types of events. A later server may have others."""
 
 JOB_END_STATES: Final = frozenset({"completed", "failed", "cancelled"})
 RUN_END_STATES: Final = frozenset({"completed", "failed"})
@@ -47,7 +70,7 @@ class Job:
     id: str
     name: str
     queue: str = ""
-    state: str = ""
+    state: JobState | str = ""
     """``pending``, ``running``, ``completed``, ``failed``, ``retrying`` or ``cancelled``."""
     priority: int = 0
     max_retries: int = 0
@@ -96,7 +119,7 @@ class WorkflowRun:
 
     id: str
     name: str
-    state: str = ""
+    state: RunState | str = ""
     """``running``, ``completed`` or ``failed``."""
     error: str = ""
     scope_app_id: str = ""
@@ -172,7 +195,7 @@ class Event:
         channels: which of the subscription's channels it matched, in the order they were given.
     """
 
-    type: str
+    type: EventType | str
     ts: datetime | None = None
     topic: str = ""
     data: Mapping[str, object] = attrs.field(factory=dict[str, object], hash=False)
@@ -204,7 +227,7 @@ class StreamGap(Event):
 
     TYPE: ClassVar[str] = "stream.gap"
 
-    type: str = TYPE
+    type: EventType | str = TYPE
     since: datetime | None = None
     until: datetime | None = None
 
@@ -265,6 +288,11 @@ class Published(msgspec.Struct, frozen=True):
     name: str = ""
 
 
+def _on_the_wire(type: object) -> Any:
+    """The type that a field is decoded as: a state that is not known here is a string, too."""
+    return str if type in (JobState | str, RunState | str) else type
+
+
 def _reader(model: type[M]) -> Callable[[bytes], M]:
     """Make a function that reads *model* from JSON.
 
@@ -273,11 +301,11 @@ def _reader(model: type[M]) -> Callable[[bytes], M]:
     """
     attributes = attrs.fields(cast("Any", model))
     fields = [
-        (a.alias, a.type)
+        (a.alias, _on_the_wire(a.type))
         if a.default is attrs.NOTHING
         else (
             a.alias,
-            a.type,
+            _on_the_wire(a.type),
             msgspec.field(default_factory=a.default.factory)
             if isinstance(a.default, attrs.Factory)  # type: ignore[arg-type]
             else a.default,
