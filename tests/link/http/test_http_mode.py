@@ -23,6 +23,7 @@ from trio_dispatch import (
     NotSupported,
     PermissionDenied,
     ProtocolError,
+    ServerError,
     StreamGap,
     WorkflowFailed,
 )
@@ -102,8 +103,11 @@ async def test_a_refused_token_ends_the_client(autojump_clock: object) -> None:
 @pytest.mark.parametrize(
     ("answer", "message"),
     [
-        (b"HTTP/1.1 404 Not Found\r\n\r\nno such page", "HTTP 404: no such page"),
-        (b"HTTP/1.1 503 Busy\r\nContent-Type: text/html\r\n\r\n<h1>Busy</h1>", "HTTP 503: <h1>"),
+        (b"HTTP/1.1 404 Not Found\r\n\r\nno such page", "HTTP 404 Not Found: no such page"),
+        (
+            b"HTTP/1.1 503 Busy\r\nContent-Type: text/html\r\n\r\n<h1>Busy</h1>",
+            r"dwp: the server answered HTTP 503 Busy \(an HTML page\)$",
+        ),
         (b"SSH-2.0-OpenSSH_9.6\r\n", "cannot connect"),
         (b"", "cannot connect"),
     ],
@@ -156,12 +160,12 @@ async def test_ten_thousand_events_come_once_each(autojump_clock: object) -> Non
     assert set(seen.values()) == {1}
 
 
-async def test_a_quiet_stream_is_renewed_every_minute(autojump_clock: object) -> None:
+async def test_a_quiet_stream_is_renewed_before_a_proxy_cuts_it(autojump_clock: object) -> None:
     server = make_server()
     async with http_client(server) as (client, proxy):
         async with client.subscribe("jobs") as events:
             await trio.sleep(600)
-            assert 10 <= proxy.statistics().accepted <= 14
+            assert 24 <= proxy.statistics().accepted <= 27
             handle = await client.enqueue("noop")
             types = [(await events.receive()).type for _ in range(3)]
             assert sorted(types) == ["job.completed", "job.enqueued", "job.started"]
@@ -311,15 +315,49 @@ async def test_a_proxys_error_page_is_no_answer(autojump_clock: object) -> None:
     client = through(client, connect)
     async with server.run(), running(client):
         bad_gateway = b"HTTP/1.1 502 Bad Gateway\r\nContent-Type: text/html\r\n\r\n<html>"
+        busy = b"HTTP/1.1 503 Busy\r\nRetry-After: 7\r\nContent-Length: 0\r\n\r\n"
         pages.append(bad_gateway)
-        with pytest.raises(ConnectionLost, match="HTTP 502: <html>") as caught:
+        with pytest.raises(ServerError, match=r"502 Bad Gateway .an HTML page.; .* may have been"):
             await client.enqueue("noop")
-        assert caught.value.maybe_delivered
         pages.append(bad_gateway)
         await client.stats()  # safe to ask again
+        before = trio.current_time()
+        pages.append(busy)
+        await client.stats()
+        assert trio.current_time() - before == pytest.approx(7)
+        pages += [busy, busy]
+        with pytest.raises(ServerError, match=r"stats: 503 Busy .Retry-After: 7.$"):
+            await client.stats()
         pages.append(b"HTTP/1.1 413 Too Large\r\n\r\nless, please")
-        with pytest.raises(ProtocolError, match="HTTP 413: less, please"):
+        with pytest.raises(ProtocolError, match=r"HTTP 413 .*: less, please"):
             await client.enqueue("noop")
+        assert client.connected
+
+
+async def test_a_proxy_that_asks_for_time_gets_it(autojump_clock: object) -> None:
+    server = make_server()
+    away = False
+
+    async def connect(address: object) -> trio.abc.Stream:
+        if away:
+            return await answering(b"HTTP/1.1 503 Busy\r\nRetry-After: 45\r\n\r\n")
+        return await server.open_stream()
+
+    client = memory_client(server, url=URL, fail_first_connect=False)
+    client = through(client, connect)
+    away = True
+    async with server.run(), running(client):
+        async with client.connection_events() as changes:
+            async for change in changes:
+                if isinstance(change, trio_dispatch.Disconnected) and change.reason is not None:
+                    assert isinstance(change.reason, ConnectFailed)
+                    assert "HTTP 503" in str(change.reason)
+                    assert change.reason.retry_after == 45
+                    assert change.retry_in == 45
+                    break
+        away = False
+        await client.wait_connected()
+        assert trio.current_time() == pytest.approx(45)
 
 
 async def test_a_token_that_has_expired_is_replaced_without_a_word(autojump_clock: object) -> None:

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import itertools
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Generator
+from contextlib import contextmanager
 from datetime import datetime
 from typing import Final, cast
 
@@ -19,7 +20,13 @@ import trio
 
 from trio_dispatch._link.delivery import is_sent_again, lost, prepare_again
 from trio_dispatch._link.http.stream import ChannelStream
-from trio_dispatch._link.http.wire import HttpWire, Interrupted, NotAFrame, NotDelivered
+from trio_dispatch._link.http.wire import (
+    HttpWire,
+    Interrupted,
+    NotAFrame,
+    NotDelivered,
+    error_of,
+)
 from trio_dispatch._link.interfaces import Owner
 from trio_dispatch._link.requests import Lane, Request
 from trio_dispatch._link.settings import DialSettings
@@ -27,7 +34,6 @@ from trio_dispatch._wire.errors import (
     AuthError,
     ConnectFailed,
     ConnectionLost,
-    ProtocolError,
     request_error,
 )
 from trio_dispatch._wire.frames import ErrorCode, Frame, FrameType, Method, WireFrame
@@ -40,8 +46,23 @@ WINDOW: Final = 32
 UNWANTED_TIME: Final = 5.0
 """Seconds that a request may still take when nobody waits for it any more."""
 
-BAD_GATEWAY: Final = 500
-"""From this status on, an answer that is no frame is a proxy's word for a server that is away."""
+RESTORE_TIME: Final = 2.0
+"""Seconds for which other requests wait while a new connection opens its event streams."""
+
+SUBSCRIBE_PAUSES: Final = (1.0, 2.0)
+"""Seconds until an event stream that was not answered is tried again, before the server is lost."""
+
+SHORT_LIFE: Final = 30.0
+"""Seconds; a channel that is lost sooner, time and again, is asked for less and less often."""
+
+PAUSE: Final = 1.0
+"""Seconds until a request that a proxy has refused is sent again, if the proxy names no time."""
+
+MAX_PAUSE: Final = 60.0
+"""The most of that."""
+
+_DONE: Final = WireFrame(type=FrameType.RESPONSE)
+"""The answer to what needs none of the server's."""
 
 
 class HttpConnection:
@@ -66,6 +87,8 @@ class HttpConnection:
         self._scope = trio.CancelScope()
         self._scopes: dict[str, trio.CancelScope] = {}
         self._channels: dict[str, ChannelStream] = {}
+        self._short_lived: dict[str, int] = {}
+        """How often in a row a channel's events came for a short time only."""
         self._restoring = True
         """Whether the channels that are wanted go first: what waits may cause events in them."""
         self._work = trio.Event()
@@ -108,32 +131,27 @@ class HttpConnection:
 
     async def run(self, get_token: Callable[[], Awaitable[str | None]]) -> None:
         """Serve, and return when the server cannot be reached or does not want us."""
+        deadline = trio.current_time() + self._settings.connect_timeout
         with self._scope:
-            token = await self._get_token(get_token)
+            token = None
+            with self._until(deadline, "the token provider gave none"):
+                token = await get_token()
+            await trio.lowlevel.checkpoint_if_cancelled()
             async with HttpWire(self._address, self._settings, token) as self._wire:
-                try:
-                    with trio.fail_after(self._settings.connect_timeout):
-                        await self._begin()
-                except trio.TooSlowError:
-                    self._end(
-                        ConnectFailed(
-                            f"no answer from {self._address.shown} within "
-                            f"{self._settings.connect_timeout:g} s"
-                        )
-                    )
+                with self._until(deadline, f"no answer from {self._address.shown}"):
+                    await self._begin()
                 async with trio.open_nursery() as self._nursery:
                     await self._serve(self._nursery)
 
-    async def _get_token(self, get_token: Callable[[], Awaitable[str | None]]) -> str | None:
-        with trio.move_on_after(self._settings.connect_timeout):
-            return await get_token()
-        self._end(
-            ConnectFailed(
-                f"the token provider gave none within {self._settings.connect_timeout:g} s"
-            )
-        )
-        await trio.lowlevel.checkpoint()
-        return None  # pragma: no cover - the checkpoint raises
+    @contextmanager
+    def _until(self, deadline: float, what: str) -> Generator[None, None, None]:
+        """End the connection when *deadline* passes: *what* was the matter."""
+        try:
+            with trio.fail_at(deadline):
+                yield
+        except trio.TooSlowError:
+            timeout = self._settings.connect_timeout
+            self._end(ConnectFailed(f"{what} within {timeout:g} s"))
 
     async def _begin(self) -> None:
         """Ask anything, to see whether the server is there and knows the token."""
@@ -141,7 +159,10 @@ class HttpConnection:
         try:
             answer = await self._post(frame)
         except (NotDelivered, Interrupted, NotAFrame) as exc:
-            error = ConnectFailed(f"cannot connect to {self._address.shown}: {exc}")
+            error = ConnectFailed(
+                f"cannot connect to {self._address.shown}: {exc}",
+                exc.retry_after if isinstance(exc, NotAFrame) else None,
+            )
             error.__cause__ = exc
             self._end(error)
         else:
@@ -154,18 +175,23 @@ class HttpConnection:
 
     async def _serve(self, nursery: trio.Nursery) -> None:
         outbox = self._owner.outbox
+        restoring_until = trio.current_time() + RESTORE_TIME
         while True:
+            # What waits may cause events in the channels that are wanted, so these go first. But
+            # a stream that is not answered must not hold up everything else.
+            restoring = self._restoring and trio.current_time() < restoring_until
             request = None
             if not self._over:
-                full = self._restoring or len(self._scopes) >= WINDOW
+                full = restoring or len(self._scopes) >= WINDOW
                 request = outbox.take(window_full=full)
-            if request is None and self._restoring and not self._scopes:
-                self._restoring = False
-            elif request is None:
-                self._work = trio.Event()
-                await self._work.wait()
-            else:
+            if request is not None:
                 self._send(request, nursery)
+            elif restoring and not self._scopes:
+                self._restoring = False
+            else:
+                self._work = trio.Event()
+                with trio.move_on_at(restoring_until if restoring else float("inf")):
+                    await self._work.wait()
 
     def _send(self, request: Request, nursery: trio.Nursery) -> None:
         """Send *request*, in a task of its own."""
@@ -176,13 +202,11 @@ class HttpConnection:
         if request.frame.method == Method.UNSUBSCRIBE:
             self._unsubscribe(request)
             return
-        stream = None
         if request.frame.method == Method.SUBSCRIBE:
-            stream = self._channels[_channel(request)] = ChannelStream(
-                self._wire, _channel(request), self._on_event, self._on_stream_lost, self._log
-            )
+            channel = _channel(request)
+            self._channels[channel] = self._new_stream(channel)
         self._scopes[request.id] = trio.CancelScope()
-        nursery.start_soon(self._carry, request, stream)
+        nursery.start_soon(self._carry, request)
 
     def _end(self, reason: Exception | None) -> None:
         """It is over. What is under way is cut off."""
@@ -197,6 +221,9 @@ class HttpConnection:
             self._over = True
             self.ending = reason
             self._scope.deadline = trio.current_time() + UNWANTED_TIME
+            for request in self.written.values():
+                if request.frame.method == Method.SUBSCRIBE:
+                    self._scopes[request.id].cancel()  # wanted anew of the next connection
         self._end_when_idle()
 
     def _end_when_idle(self) -> None:
@@ -213,36 +240,39 @@ class HttpConnection:
             self.last_ts = answer.ts
         return answer
 
-    async def _carry(self, request: Request, stream: ChannelStream | None) -> None:
-        """Send one request, and settle it. For a ``subscribe``, open its *stream*."""
-        id, method = request.id, request.frame.method
+    async def _carry(self, request: Request) -> None:
+        """Send one request, and settle it."""
+        id = request.id
         try:
             with self._scopes[id]:
-                if stream is not None and not await self._open(stream):
-                    self._finish(request, _done(request), None)
-                    return
-                answer = await self._post(msgspec.structs.replace(request.frame, id=id))
-                if stream is not None:
-                    self._confirm(stream, answer)
-                self._settle(request, answer)
+                if request.frame.method == Method.SUBSCRIBE:
+                    await self._subscribe(request)
+                else:
+                    self._settle(request, await self._post_patiently(request))
         except NotDelivered as exc:
             self._put_back(request)
             self._lose(ConnectionLost(f"{self._address.shown} cannot be reached: {exc}"))
         except Interrupted as exc:
             self._interrupted(request, str(exc))
         except NotAFrame as exc:
-            if exc.status >= BAD_GATEWAY:
-                self._interrupted(request, str(exc), exc)
-            else:
-                self._finish(request, None, ProtocolError(f"{method}: {exc}"))
+            self._finish(request, None, error_of(exc, request.frame.method, safe=request.safe))
         finally:
-            if stream is not None and not stream.confirmed:
-                self._close(stream)
             del self._scopes[id]
             if self._over:
                 self._end_when_idle()
             else:
                 self.wake()
+
+    async def _post_patiently(self, request: Request) -> WireFrame:
+        """Post *request*; once more, later, if it is safe and was refused for the time being."""
+        frame = msgspec.structs.replace(request.frame, id=request.id)
+        try:
+            return await self._post(frame)
+        except NotAFrame as exc:
+            if not (request.safe and exc.for_now):
+                raise
+            await trio.sleep(min(PAUSE if exc.retry_after is None else exc.retry_after, MAX_PAUSE))
+        return await self._post(frame)
 
     def _settle(self, request: Request, answer: WireFrame) -> None:
         if answer.error is None:
@@ -268,47 +298,87 @@ class HttpConnection:
         self._owner.outbox.put(request)
         return True
 
-    def _interrupted(self, request: Request, how: str, error: Exception | None = None) -> None:
-        """Nobody knows what became of *request* (rule 4)."""
-        again = is_sent_again(request) or (request.lane is Lane.RESTORE and request.drops == 1)
-        if again and self._put_back(request):
+    def _interrupted(self, request: Request, how: str) -> None:
+        """Nobody knows what became of *request* (design rule 4)."""
+        if is_sent_again(request) and self._put_back(request):
             return
-        if request.lane is Lane.RESTORE:
-            # As over a WebSocket: the connection is lost, and then the channel is wanted again.
-            self._put_back(request)
-            self._lose(ConnectionLost(f"{request.frame.method}: {how}"))
-            return
-        failure = lost(request, how)
-        failure.__cause__ = error
-        self._finish(request, None, failure)
+        self._finish(request, None, lost(request, how))
 
     # Subscriptions.
 
-    # A stream is opened first, and then the server is asked whether it meant it (protocol, "HTTP
-    # RPC"): so the stream has had one more round trip to be in force.
-
-    async def _open(self, stream: ChannelStream) -> bool:
-        """Open *stream*. Returns False if it was closed meanwhile, because nobody wants it."""
-        assert self._nursery is not None
+    async def _subscribe(self, request: Request) -> None:
+        """Open an event stream; try again a few times if the server does not answer."""
+        channel = _channel(request)
+        stream = self._channels[channel]
+        short_lived = self._short_lived.get(channel, 0)
         try:
-            await self._nursery.start(stream.run)
-        except RuntimeError:  # it ended before it had begun
-            if self._channels.get(stream.channel) is stream:
-                raise
-            return False
-        return True
+            if short_lived > 1:
+                await trio.sleep(min(2.0 ** (short_lived - 2), MAX_PAUSE))
+            for pause in (*SUBSCRIBE_PAUSES, None):
+                try:
+                    answer = await self._open(stream, request)
+                    break
+                except (Interrupted, NotAFrame) as exc:
+                    asked = exc.retry_after if isinstance(exc, NotAFrame) else None
+                    if isinstance(exc, NotAFrame) and not exc.for_now:
+                        raise
+                    if pause is None:
+                        # As over a WebSocket: the connection is lost, and then the channel is
+                        # wanted again.
+                        self._lose(ConnectionLost(f"{request.frame.method} {channel}: {exc}"))
+                        return
+                await trio.sleep(pause if asked is None else min(asked, MAX_PAUSE))
+                if self._channels.get(channel) is not stream:
+                    answer = _DONE  # nobody wants it any more
+                    break
+                stream = self._channels[channel] = self._new_stream(channel)
+            self._settle(request, answer)
+        finally:
+            if not stream.confirmed:
+                self._close(stream)
 
-    def _confirm(self, stream: ChannelStream, answer: WireFrame) -> None:
-        if answer.error is None:
-            if stream.lost:
-                raise Interrupted("the event stream ended at once")
-            stream.confirmed = True
+    async def _open(self, stream: ChannelStream, request: Request) -> WireFrame:
+        """Open *stream*, and then ask the server whether it meant it (protocol, "HTTP RPC").
+
+        So the stream has had one more round trip to be in force.
+        """
+        assert self._nursery is not None
+        self._nursery.start_soon(stream.run)
+        await stream.settled.wait()
+        if stream.closed:
+            return _DONE
+        if stream.failure is not None:
+            raise stream.failure
+        try:
+            with trio.move_on_after(self._settings.connect_timeout):
+                answer = await self._post(msgspec.structs.replace(request.frame, id=request.id))
+                if answer.error is None:
+                    if stream.lost:
+                        raise Interrupted("the event stream ended at once")
+                    stream.confirmed = True
+                return answer
+            raise Interrupted(f"not answered within {self._settings.connect_timeout:g} s")
+        finally:
+            if not stream.confirmed:
+                stream.close()
+
+    def _new_stream(self, channel: str) -> ChannelStream:
+        return ChannelStream(
+            self._wire,
+            channel,
+            self._settings.connect_timeout,
+            self._on_event,
+            self._on_stream_lost,
+            self._log,
+        )
 
     def _unsubscribe(self, request: Request) -> None:
-        stream = self._channels.get(_channel(request))
+        channel = _channel(request)
+        self._short_lived.pop(channel, None)
+        stream = self._channels.get(channel)
         if stream is not None:
             self._close(stream)
-        self._finish(request, _done(request), None)
+        self._finish(request, _DONE, None)
 
     def _close(self, stream: ChannelStream) -> None:
         stream.close()
@@ -323,13 +393,13 @@ class HttpConnection:
     def _on_stream_lost(self, stream: ChannelStream) -> None:
         """Events of a channel may have been missed, and none come any more."""
         if self._channels.get(stream.channel) is stream and stream.confirmed and not self._over:
-            del self._channels[stream.channel]
-            self._owner.on_channel_lost(stream.channel)
-
-
-def _done(request: Request) -> WireFrame:
-    """The answer to a request that needs no server."""
-    return WireFrame(type=FrameType.RESPONSE, correl_id=request.id)
+            channel = stream.channel
+            del self._channels[channel]
+            if trio.current_time() < stream.opened_at + SHORT_LIFE:
+                self._short_lived[channel] = self._short_lived.get(channel, 0) + 1
+            else:
+                self._short_lived.pop(channel, None)
+            self._owner.on_channel_lost(channel)
 
 
 def _channel(request: Request) -> str:

@@ -1,27 +1,37 @@
 """The events of one channel, from one event stream after another.
 
-The keeper opens a stream, waits until it needs a successor (`_overlap`), opens that, lets both run
-for a second, and closes the old one. Where a stream broke, or fell silent before its successor was
-there, events may be missing: then the channel is given up, and whoever wants it subscribes again,
-with a gap in between.
+The keeper opens a stream, waits until it needs a successor, opens that, and lets both run until
+they have proved each other alive (``overlap``). If a stream broke, fell silent before its successor
+was there, or turns out to have been dead, events may be missing: then the channel is given up, and
+whoever wants it subscribes again, with a gap in between.
 """
 
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Callable
 from typing import Final
 
 import trio
 
-from trio_dispatch._link.http.overlap import CREDITS, RENEW_AFTER, Overlap, renewal_due
+from trio_dispatch._link.http.overlap import (
+    CREDITS,
+    GRACE,
+    RENEW_AFTER,
+    Overlap,
+    Verdict,
+    key_of,
+    renewal_due,
+    take,
+)
 from trio_dispatch._link.http.wire import HttpWire, Interrupted, NotAFrame, NotDelivered
-
-OVERLAP_TIME: Final = 1.0
-"""Seconds for which a stream goes on when its successor is in force."""
 
 RETRY_TIME: Final = 1.0
 """Seconds until a successor that could not be opened is tried again."""
+
+MAX_AGE: Final = 60.0
+"""Seconds after which a stream without a successor is given up: nothing shows that it is alive."""
 
 
 class _Stream:
@@ -29,22 +39,30 @@ class _Stream:
 
     def __init__(self) -> None:
         self.scope = trio.CancelScope()
-        self.opened_at = trio.current_time()
+        self.failure: Exception | None = None
+        """Why it could not be opened, or how it ended."""
+        self.opened_at = 0.0
+        self.open = False
+        """Whether it is, or was."""
+        self.in_time = False
+        """Whether it was open before its predecessor fell silent."""
         self.events = 0
         self.ended = False
-        self.needs_attention = trio.Event()
-        """Set when it needs a successor, or has ended."""
 
     @property
     def complete(self) -> bool:
         """Whether it has brought everything so far."""
         return not self.ended and self.events < CREDITS
 
-    def count(self) -> None:
-        """An event came."""
-        self.events += 1
-        if renewal_due(self.events, trio.current_time() - self.opened_at):
-            self.needs_attention.set()
+    @property
+    def broken(self) -> bool:
+        """Whether its connection broke. Then it may have been dead for some time."""
+        return isinstance(self.failure, Interrupted) and not self.failure.orderly
+
+    @property
+    def due(self) -> bool:
+        """Whether it needs a successor."""
+        return renewal_due(self.events, trio.current_time() - self.opened_at)
 
 
 class ChannelStream:
@@ -53,6 +71,7 @@ class ChannelStream:
     Args:
         wire: opens the streams.
         channel: what to listen to.
+        opening_time: seconds for a stream to be accepted.
         on_event: is given the channel and an event's JSON text.
         on_lost: is told when events may be missing; none come after that.
         logger: where to log.
@@ -62,6 +81,7 @@ class ChannelStream:
         self,
         wire: HttpWire,
         channel: str,
+        opening_time: float,
         on_event: Callable[[str, str], None],
         on_lost: Callable[[ChannelStream], None],
         logger: logging.Logger,
@@ -71,91 +91,173 @@ class ChannelStream:
         """Whether the server has said that it may be listened to."""
         self.lost = False
         """Whether it has given up."""
+        self.opened_at = 0.0
+        """When the first stream was open."""
+        self.closed = False
+        """Whether nobody wants it any more."""
+        self.settled = trio.Event()
+        """Set when the first stream is open, could not be opened, or is not wanted any more."""
+        self.failure: Exception | None = None
+        """Why the first stream could not be opened."""
         self._wire = wire
+        self._opening_time = opening_time
         self._on_event = on_event
         self._on_lost = on_lost
         self._log = logger
-        self._overlap = Overlap()
         self._scope = trio.CancelScope()
+        self._current: _Stream | None = None
+        """The stream that leads."""
+        self._successor: _Stream | None = None
+        """The one that is compared with it."""
+        self._changed = trio.Event()
+        self._overlap: Overlap | None = None
+        self._repeats: Counter[bytes] = Counter()
+        """What was delivered, and may still come once more."""
+        self._repeats_until = 0.0
         self._nursery: trio.Nursery
 
     def close(self) -> None:
         """Nobody wants it any more."""
+        self.closed = True
+        self.settled.set()
         self._scope.cancel()
 
-    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Keep the channel's events coming. Started when the server has accepted the first stream.
+    async def run(self) -> None:
+        """Keep the channel's events coming. Raises nothing; see `settled` and `failure`."""
+        try:
+            with self._scope:
+                async with trio.open_nursery() as self._nursery:
+                    await self._keep()
+                    self._nursery.cancel_scope.cancel()
+        finally:
+            self.settled.set()
 
-        Raises:
-            NotDelivered, Interrupted, NotAFrame: the first stream could not be opened.
-        """
-        failure: Exception | None = None
-        with self._scope:
-            async with trio.open_nursery() as self._nursery:
-                try:
-                    stream = await self._open()
-                except (NotDelivered, Interrupted, NotAFrame) as exc:
-                    failure = exc  # raised outside the nursery, which would wrap it
-                    self._scope.cancel()
-                    await trio.lowlevel.checkpoint()
-                    raise  # pragma: no cover - the checkpoint has raised
-                task_status.started()
-                while stream.complete:
-                    with trio.move_on_at(stream.opened_at + RENEW_AFTER):
-                        await stream.needs_attention.wait()
-                    successor = await self._open_successor(stream)
-                    if successor is None:
-                        break
-                    self._nursery.start_soon(self._retire, stream)
-                    stream = successor
-                self.lost = True
-                self._on_lost(self)
-                self._scope.cancel()
-        if failure is not None:
-            raise failure
+    async def _keep(self) -> None:
+        stream = await self._open()
+        if not stream.open:
+            self.failure = stream.failure
+            return
+        self.opened_at = stream.opened_at
+        self.settled.set()
+        following: _Stream | None = stream
+        while following is not None:
+            stream = following
+            with trio.move_on_at(stream.opened_at + RENEW_AFTER):
+                while stream.complete and not stream.due:
+                    await self._change()
+            following = await self._replace(stream)
+        self.lost = True
+        self._on_lost(self)
 
-    async def _open(self) -> _Stream:
-        stream = _Stream()
-        self._overlap.begin(stream)
-        await self._nursery.start(self._read, stream)
-        return stream
-
-    async def _open_successor(self, stream: _Stream) -> _Stream | None:
-        """Open a stream that follows *stream* without a gap; None if there was one."""
-        while stream.complete:
-            try:
-                successor = await self._open()
-            except (NotDelivered, Interrupted, NotAFrame) as exc:
-                self._log.debug("no further event stream of %s: %s", self.channel, exc)
-                await trio.sleep(RETRY_TIME)
-                continue
-            if stream.complete:
-                return successor
+    async def _replace(self, old: _Stream) -> _Stream | None:
+        """Find a stream that follows *old* without a gap. None if there was one."""
+        while old.complete and trio.current_time() < old.opened_at + MAX_AGE:
+            overlap = self._overlap = Overlap()
+            new = await self._open(old)
+            verdict = await self._compare(old, new, overlap)
+            self._overlap = self._successor = None
+            if verdict is Verdict.OLD_IS_DEAD:
+                self._log.debug("an event stream of %s was dead", self.channel)
+                return None
+            changing = verdict is Verdict.CHANGE
+            (old if changing else new).scope.cancel()
+            self._repeats = overlap.repeats(by_new=changing)
+            self._repeats_until = trio.current_time() + GRACE
+            if changing:
+                self._current = new
+                for text in overlap.release():
+                    self._on_event(self.channel, text)
+                return new
+            with trio.move_on_after(RETRY_TIME):
+                while old.complete:
+                    await self._change()
         return None
 
-    async def _retire(self, stream: _Stream) -> None:
-        await trio.sleep(OVERLAP_TIME)
-        stream.scope.cancel()
+    async def _compare(self, old: _Stream, new: _Stream, overlap: Overlap) -> Verdict:
+        """Let both run until one of them is to go on."""
+        if not new.in_time:
+            # It could not be opened, or too late.
+            return Verdict.NEW_IS_DEAD if old.complete else Verdict.OLD_IS_DEAD
+        while True:
+            if not old.complete:
+                return overlap.old_ended(broken=old.broken)
+            if new.ended:
+                return overlap.new_ended()
+            verdict = overlap.judge(trio.current_time(), due=new.due)
+            if verdict is not Verdict.WAIT:
+                return verdict
+            with trio.move_on_at(overlap.next_look()):
+                await self._change()
 
-    async def _read(
-        self, stream: _Stream, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
-    ) -> None:
-        opened = False
+    async def _change(self) -> None:
+        """Wait until something has happened that the keeper may act on."""
+        await self._changed.wait()
+        self._changed = trio.Event()
+
+    def _arrived(self, stream: _Stream, text: str) -> None:
+        """An event came over *stream*."""
+        if stream is not self._current and stream is not self._successor:
+            return  # it is closed, and this had been read already
+        now = trio.current_time()
+        stream.events += 1
+        texts = [text]
+        if stream is self._successor:
+            assert self._overlap is not None
+            texts = self._overlap.new_brought(text, now)
+        elif self._overlap is not None:
+            texts = self._overlap.old_brought(text, now)
+        if stream is self._current and self._is_repeat(text, now) and text in texts:
+            texts.remove(text)
+        for text in texts:
+            self._on_event(self.channel, text)
+        if self._overlap is not None or not stream.complete or stream.due:
+            self._changed.set()
+
+    def _is_repeat(self, text: str, now: float) -> bool:
+        """Whether the stream before the current one has brought *text* already."""
+        if self._repeats and now > self._repeats_until:
+            self._repeats.clear()
+        return bool(self._repeats) and take(self._repeats, key_of(text))
+
+    # One stream.
+
+    async def _open(self, old: _Stream | None = None) -> _Stream:
+        """Open a stream, or fail to. Given up when *old* falls silent."""
+        stream = _Stream()
+        if old is None:
+            self._current = stream
+        else:
+            self._successor = stream
+        self._nursery.start_soon(self._read, stream)
+        while not (stream.open or stream.ended) and (old is None or old.complete):
+            await self._change()
+        return stream
+
+    async def _read(self, stream: _Stream) -> None:
+        stream.scope.deadline = trio.current_time() + self._opening_time
         try:
             with stream.scope:
                 async with self._wire.events(self.channel) as texts:
-                    opened = True
-                    stream.opened_at = trio.current_time()
-                    task_status.started()
+                    self._opened(stream)
                     async for text in texts:
-                        stream.count()
-                        if self._overlap.is_new(stream, text):
-                            self._on_event(self.channel, text)
+                        self._arrived(stream, text)
+            if stream.scope.cancelled_caught and not stream.open:
+                stream.failure = Interrupted(
+                    f"the event stream was not answered within {self._opening_time:g} s"
+                )
         except (NotDelivered, Interrupted, NotAFrame) as exc:
-            if not opened:
-                raise
-            self._log.debug("an event stream of %s ended: %s", self.channel, exc)
+            stream.failure = exc
         finally:
-            self._overlap.end(stream)
+            if stream.failure is not None:
+                self._log.debug("an event stream of %s: %s", self.channel, stream.failure)
             stream.ended = True
-            stream.needs_attention.set()
+            self._changed.set()
+
+    def _opened(self, stream: _Stream) -> None:
+        stream.scope.deadline = float("inf")
+        stream.open = True
+        stream.opened_at = trio.current_time()
+        stream.in_time = self._current is not None and self._current.complete
+        if self._overlap is not None:
+            self._overlap.opened(stream.opened_at)
+        self._changed.set()

@@ -22,12 +22,19 @@ import trio
 from trio_dispatch._link.http.memory import MemoryTransport
 from trio_dispatch._link.settings import DialSettings
 from trio_dispatch._transport.httpx_tools import Once, reason
+from trio_dispatch._wire.answers import describe_answer, retry_after
 from trio_dispatch._wire.codecs import JSON, UndecodableFrame
-from trio_dispatch._wire.frames import Frame, WireFrame
+from trio_dispatch._wire.errors import DispatchError, ProtocolError, request_error
+from trio_dispatch._wire.frames import ErrorBody, ErrorCode, Frame, WireFrame
 from trio_dispatch._wire.url import Address
 
 _JSON_TYPE: Final = "application/json"
 _STREAM_TYPE: Final = "text/event-stream"
+
+TOO_MANY_REQUESTS: Final = 429
+
+SHOWN_BODY: Final = 2_000
+"""Bytes of an answer that are looked at when it is no frame."""
 
 
 class NotDelivered(Exception):
@@ -35,19 +42,58 @@ class NotDelivered(Exception):
 
 
 class Interrupted(Exception):
-    """It was sent, and what became of it is not known."""
+    """It was sent, and what became of it is not known.
+
+    Attributes:
+        orderly: whether the other side ended the connection in an orderly way, so was alive.
+    """
+
+    def __init__(self, how: str, *, orderly: bool = False) -> None:
+        super().__init__(how)
+        self.orderly = orderly
 
 
 class NotAFrame(Exception):
-    """The answer came from something that is no Dispatch server, or from one that is broken."""
+    """The answer came from something that is no Dispatch server, or from one that is broken.
 
-    def __init__(self, status: int, text: str) -> None:
-        super().__init__(status, text)
+    Attributes:
+        status: its HTTP status.
+        line: the answer in one line.
+        retry_after: seconds after which it asked to be tried again.
+    """
+
+    def __init__(self, status: int, line: str, retry_after: float | None = None) -> None:
+        super().__init__(status, line, retry_after)
         self.status = status
+        self.line = line
+        self.retry_after = retry_after
 
     def __str__(self) -> str:
-        status, text = self.args
-        return f"the server answered HTTP {status}" + (f": {text}" if text else "")
+        return f"the server answered {self.line}"
+
+    @property
+    def for_now(self) -> bool:
+        """Whether it is a proxy's word for a server that is away, or too busy."""
+        return self.status >= ErrorCode.INTERNAL or self.status == TOO_MANY_REQUESTS
+
+
+def error_of(answer: NotAFrame, method: str, *, safe: bool) -> DispatchError:
+    """Make the error for a request that got *answer*.
+
+    Args:
+        answer: what came instead of a frame.
+        method: what was requested.
+        safe: whether the request only reads.
+    """
+    error: DispatchError
+    if answer.for_now:
+        text = answer.line.removeprefix(f"HTTP {answer.status} ")
+        fate = "" if safe else "; the request was sent, and may have been carried out"
+        error = request_error(ErrorBody(answer.status, text + fate), method)
+    else:
+        error = ProtocolError(f"{method}: {answer}")
+    error.__cause__ = answer
+    return error
 
 
 @contextmanager
@@ -58,7 +104,8 @@ def _telling_what_was_lost() -> Generator[None, None, None]:
     except (httpx.ConnectError, httpx.ConnectTimeout, httpx.ProxyError) as exc:
         raise NotDelivered(reason(exc)) from exc
     except httpx.HTTPError as exc:
-        raise Interrupted(reason(exc)) from exc
+        orderly = isinstance(exc, httpx.RemoteProtocolError)
+        raise Interrupted(reason(exc), orderly=orderly) from exc
 
 
 class HttpWire:
@@ -128,15 +175,12 @@ class HttpWire:
                         if len(body) > self._max_message_size:
                             enough.cancel()
         if len(body) > self._max_message_size:
-            raise NotAFrame(
-                response.status_code,
-                f"more than max_message_size ({self._max_message_size:,} bytes)",
-            )
+            too_much = f"more than max_message_size ({self._max_message_size:,} bytes)"
+            raise self._not_a_frame(response, too_much.encode())
         try:
             return JSON.decode(bytes(body))
-        except UndecodableFrame as exc:
-            beginning = bytes(body[:200]).decode("utf-8", "replace").strip()
-            raise NotAFrame(response.status_code, beginning) from exc
+        except UndecodableFrame:
+            raise self._not_a_frame(response, bytes(body[:SHOWN_BODY])) from None
 
     @asynccontextmanager
     async def events(self, channel: str) -> AsyncGenerator[AsyncIterator[str], None]:
@@ -158,7 +202,9 @@ class HttpWire:
             async with aclosing(await self._http.send(request, stream=True)) as response:
                 kind = response.headers.get("content-type", "").partition(";")[0].strip()
                 if response.status_code != 200 or kind != _STREAM_TYPE:
-                    raise NotAFrame(response.status_code, f"{kind or 'nothing'}, no event stream")
+                    raise self._not_a_frame(
+                        response, f"{kind or 'nothing'}, no event stream".encode()
+                    )
                 with trio.CancelScope() as enough:
                     bounded = _Bounded(response, self._max_message_size, enough)
                     source = httpx_sse.EventSource(bounded)  # type: ignore[arg-type]  # all it uses
@@ -166,6 +212,17 @@ class HttpWire:
                         yield (event.data async for event in events if event.data)
                 if enough.cancelled_caught:
                     raise Interrupted(f"an event of more than {self._max_message_size:,} bytes")
+
+    def _not_a_frame(self, response: httpx.Response, body: bytes) -> NotAFrame:
+        headers = tuple(response.headers.multi_items())
+        line = describe_answer(
+            response.status_code,
+            response.reason_phrase,
+            headers,
+            body,
+            secrets=(self._token or "",),
+        )
+        return NotAFrame(response.status_code, line, retry_after(headers))
 
     def _request(self, method: str, suffix: str, query: str) -> httpx.Request:
         target = f"{self._path}{suffix}{'?' if query else ''}{query}"
@@ -177,7 +234,7 @@ class HttpWire:
 
 
 class _Bounded:
-    """What `httpx_sse.EventSource` needs of a response, with a limit to what one line may hold."""
+    """What `httpx_sse.EventSource` needs of a response, with a limit to what one event may hold."""
 
     def __init__(self, response: httpx.Response, limit: int, enough: trio.CancelScope) -> None:
         self.headers = response.headers
@@ -186,10 +243,14 @@ class _Bounded:
         self._enough = enough
 
     async def aiter_text(self) -> AsyncGenerator[str, None]:
-        size = 0
+        size, before = 0, ""
         async for text in self._response.aiter_text():
-            _, newline, rest = text.rpartition("\n")
-            size = len(rest) if newline else size + len(text)
+            # An event ends with an empty line, and lines end in three ways.
+            whole = before + text
+            before = whole[-1:] if whole.endswith(("\r", "\n")) else ""
+            lines = whole.removesuffix("\r").replace("\r\n", "\n").replace("\r", "\n")
+            end = lines.rfind("\n\n")
+            size = len(lines) - end - 2 if end >= 0 else size + len(text)
             if size > self._limit:
                 self._enough.cancel()
             else:
