@@ -6,10 +6,11 @@ import logging
 import random
 from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Mapping
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import trio
 
+from trio_dispatch._client.client import Client
 from trio_dispatch.server._broker import PublishedEvent
 from trio_dispatch.server._clock import Clock
 from trio_dispatch.server._dispatcher import Dispatcher
@@ -25,9 +26,6 @@ from trio_dispatch.server._steered import Steered
 from trio_dispatch.server._steering import Freeze
 from trio_dispatch.server._store import DEFAULT_KEEP, Store
 from trio_dispatch.server._views import ConnectionView, JobView, ServerStatistics, job_view
-
-if TYPE_CHECKING:
-    from trio_dispatch._client.client import Client
 
 LOGGER: Final = logging.getLogger("trio_dispatch.server")
 

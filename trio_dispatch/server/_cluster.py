@@ -7,10 +7,11 @@ import random
 from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final, final
+from typing import Any, Final, final
 
 import trio
 
+from trio_dispatch._client.client import Client
 from trio_dispatch.server._balancer import Balancer, Reach
 from trio_dispatch.server._clock import Clock
 from trio_dispatch.server._cluster_node import ClusterNode
@@ -26,9 +27,6 @@ from trio_dispatch.server._registry import Registering, Registry
 from trio_dispatch.server._steered import Steered
 from trio_dispatch.server._steering import Steering
 from trio_dispatch.server._store import DEFAULT_KEEP, Store
-
-if TYPE_CHECKING:
-    from trio_dispatch._client.client import Client
 
 _LOGGER: Final = logging.getLogger("trio_dispatch.server")
 _POSTGRES: Final = Quirks.postgres()

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any, final
+from typing import Any, final
 
 import trio
 
+from trio_dispatch._client.client import Client
 from trio_dispatch.server._broker import PublishedEvent
 from trio_dispatch.server._dispatcher import Dispatcher
 from trio_dispatch.server._host import Host
@@ -17,9 +18,6 @@ from trio_dispatch.server._opening import open_client_over
 from trio_dispatch.server._steered import Steered
 from trio_dispatch.server._steering import Freeze
 from trio_dispatch.server._views import ConnectionView, ServerStatistics
-
-if TYPE_CHECKING:
-    from trio_dispatch._client.client import Client
 
 
 class _Port:

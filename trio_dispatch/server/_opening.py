@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import trio
 
+from trio_dispatch._client.client import Client
+from trio_dispatch._client.opening import open_over
 from trio_dispatch.server._identity import Tokens
-
-if TYPE_CHECKING:
-    from trio_dispatch._client.client import Client
 
 
 @asynccontextmanager
@@ -29,8 +28,6 @@ async def open_client_over(
         token: the client's token.
         options: those of `trio_dispatch.open_client`.
     """
-    from trio_dispatch._client.opening import open_over
-
     if token is None and "token_provider" not in options:
         if callable(tokens):
             raise TypeError("name a token: this server's tokens are a function")
