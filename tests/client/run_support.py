@@ -12,7 +12,7 @@ import trio
 from tests.client.support import make_server, memory_client, through
 from trio_dispatch import Client, Event, RunHandle
 from trio_dispatch._client.opening import running
-from trio_dispatch.server import Server, Workflow
+from trio_dispatch.server import Cluster, Server, Workflow
 from trio_dispatch.testing import FaultyProxy
 
 EVENTS_OF_THREE_SECONDS = [
@@ -26,6 +26,12 @@ EVENTS_OF_THREE_SECONDS = [
 def make_run_server(**options: Any) -> Server:
     """A server with workflows that take time."""
     server = make_server(**options)
+    add_run_workflows(server)
+    return server
+
+
+def add_run_workflows(server: Server | Cluster) -> None:
+    """Register workflows that take time."""
 
     async def step(value: Any) -> Any:
         return value
@@ -45,8 +51,6 @@ def make_run_server(**options: Any) -> Server:
         for n in range(input["steps"]):
             await workflow.step(f"s{n}", step, n)
             await trio.sleep(input.get("pause", 0))
-
-    return server
 
 
 @attrs.frozen
