@@ -7,25 +7,20 @@ time, when its turn has come; here the stream is cut into frames.
 
 from __future__ import annotations
 
-import enum
 from typing import Final
 
-_FIN: Final = 0x80
-_RESERVED: Final = 0x70
-_MASKED: Final = 0x80
+from trio_dispatch._transport.websocket.header import (
+    FIN,
+    LONGEST_CONTROL,
+    MASKED,
+    OPCODE,
+    RESERVED,
+    Opcode,
+    measure,
+)
+
+_LONGEST: Final = (1 << 63) - 1
 _MASK_LENGTH: Final = 4
-_MAX_CONTROL_LENGTH: Final = 125
-
-
-class Opcode(enum.IntEnum):
-    """What a WebSocket frame is (RFC 6455, section 5.2)."""
-
-    CONTINUATION = 0
-    TEXT = 1
-    BINARY = 2
-    CLOSE = 8
-    PING = 9
-    PONG = 10
 
 
 class BrokenFrame(Exception):
@@ -51,6 +46,15 @@ class FrameBuffer:
         """Add *data* to the end."""
         self._data += data
 
+    @property
+    def holds_frame(self) -> bool:
+        """Whether the frame at the front is complete, or too large to be completed."""
+        measured = measure(self._data)
+        if measured is None:
+            return False
+        begin, length = measured
+        return length > self._max_size or len(self._data) >= begin + length
+
     def clear(self) -> None:
         """Forget what is left."""
         self._data.clear()
@@ -65,26 +69,25 @@ class FrameBuffer:
         data = self._data
         if len(data) < 2:
             return None
-        first, second = data[0], data[1]
-        if first & _RESERVED:
+        first = data[0]
+        if first & RESERVED:
             raise BrokenFrame("reserved bits are set")
         try:
-            opcode = Opcode(first & 0x0F)
+            opcode = Opcode(first & OPCODE)
         except ValueError:
             raise BrokenFrame("unknown opcode") from None
-        if not second & _MASKED:
+        if not data[1] & MASKED:
             raise BrokenFrame("the frame is not masked")
-        length = second & 0x7F
-        if opcode >= Opcode.CLOSE and (length > _MAX_CONTROL_LENGTH or not first & _FIN):
+        is_long = data[1] & ~MASKED > LONGEST_CONTROL
+        if opcode >= Opcode.CLOSE and (is_long or not first & FIN):
             raise BrokenFrame("a control frame is too long or fragmented")
-        header = 2
-        if length >= 126:
-            width = 2 if length == 126 else 8
-            header += width
-            if len(data) < header:
-                return None
-            length = int.from_bytes(data[2:header], "big")
-        size = header if length > self._max_size else header + _MASK_LENGTH + length
+        measured = measure(data)
+        if measured is None:
+            return None
+        body, length = measured
+        if length > _LONGEST:
+            raise BrokenFrame("a length of more than 63 bits")
+        size = body - _MASK_LENGTH if length > self._max_size else body + length
         if len(data) < size:
             return None
         frame = bytes(data[:size])
@@ -94,4 +97,4 @@ class FrameBuffer:
 
 def opcode_of(frame: bytes) -> int:
     """The opcode of a frame that `FrameBuffer` has given out."""
-    return frame[0] & 0x0F
+    return frame[0] & OPCODE

@@ -18,11 +18,13 @@ from websockets.frames import Frame as WebSocketFrame
 from websockets.protocol import State
 from websockets.server import ServerProtocol
 
+from trio_dispatch._transport.websocket.header import Opcode
 from trio_dispatch._wire.codecs import NilTimestamp, UndecodableFrame
 from trio_dispatch._wire.frames import ErrorCode, FrameType, Method
 from trio_dispatch.server import _wire
 from trio_dispatch.server._broker import PublishedEvent, Subscriber
-from trio_dispatch.server._framing import BrokenFrame, FrameBuffer, Opcode, opcode_of
+from trio_dispatch.server._closing import close_reply
+from trio_dispatch.server._framing import BrokenFrame, FrameBuffer, opcode_of
 from trio_dispatch.server._hub import Hub
 from trio_dispatch.server._methods import Caller
 from trio_dispatch.server._outbox import Outbox
@@ -31,7 +33,7 @@ from trio_dispatch.server._views import ConnectionView
 
 _READ_SIZE: Final = 64 * 1024
 _INPUT_ROOM: Final = 1024 * 1024
-"""Bytes that may wait to be handled, besides a message of the largest size."""
+"""Bytes that may wait to be handled, besides the message that is being received."""
 _FLUSH_S: Final = 5.0
 _LINGER_S: Final = 1.0
 """How long the client may take to see the last frame before the connection is torn down."""
@@ -107,10 +109,9 @@ class WebSocketSession:
     # Reading
 
     async def _read(self) -> None:
-        room = self._hub.max_message_size + _INPUT_ROOM
         try:
             while True:
-                while len(self._input) > room and not self._handling_ended:
+                while self._is_input_full() and not self._handling_ended:
                     await self._input_changed.wait()
                 data = await self._stream.receive_some(_READ_SIZE)
                 if not data:
@@ -123,6 +124,10 @@ class WebSocketSession:
         finally:
             self._peer_gone = True
             self._notify_input()
+
+    def _is_input_full(self) -> bool:
+        # A message that has begun is read to its end, whatever its size.
+        return len(self._input) > _INPUT_ROOM and self._input.holds_frame
 
     def _notify_input(self) -> None:
         self._input_changed.set()
@@ -147,15 +152,14 @@ class WebSocketSession:
             data = await self._next_frame()
             if data is None:
                 return
+            if opcode_of(data) == Opcode.CLOSE:
+                self._outbox.put(close_reply(data))
+                return
             self._protocol.receive_data(data)
             error = self._protocol.parser_exc
-            if (
-                error is not None
-                and not isinstance(error, PayloadTooBig)
-                and opcode_of(data) != Opcode.CLOSE
-            ):
+            if error is not None and not isinstance(error, PayloadTooBig):
                 # A broken frame, and the core would say so; a Dispatch server just drops TCP
-                # (protocol, "WebSocket"). Codes of close frames it does answer.
+                # (protocol, "WebSocket").
                 raise _Drop(str(error))
             self._outbox.put(b"".join(self._protocol.data_to_send()))
             for event in self._protocol.events_received():
@@ -170,7 +174,8 @@ class WebSocketSession:
             return
         if opcode is not Opcode.CONTINUATION:
             self._opcode = opcode
-        self._fragments.append(bytes(frame.data))
+        if frame.data:  # of empty ones there may be any number
+            self._fragments.append(bytes(frame.data))
         if not frame.fin:
             return
         payload = b"".join(self._fragments)

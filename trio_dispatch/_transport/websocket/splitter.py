@@ -20,15 +20,20 @@ from __future__ import annotations
 
 from typing import Final
 
-FINAL: Final = 0x80
-TEXT: Final = 0x1
-BINARY: Final = 0x2
-_OPCODE: Final = 0x0F
-_MASKED: Final = 0x80
-_WHOLE_TEXT: Final = FINAL | TEXT
-_WHOLE_BINARY: Final = FINAL | BINARY
-_HEARTBEATS: Final = frozenset({FINAL | 0x9, FINAL | 0xA})
-_LONGEST_CONTROL: Final = 125
+from trio_dispatch._transport.websocket.header import (
+    FIN,
+    LONGEST_CONTROL,
+    MASKED,
+    OPCODE,
+    Opcode,
+    measure,
+)
+
+TEXT: Final = int(Opcode.TEXT)
+BINARY: Final = int(Opcode.BINARY)
+_WHOLE_TEXT: Final = FIN | TEXT
+_WHOLE_BINARY: Final = FIN | BINARY
+_HEARTBEATS: Final = frozenset({FIN | Opcode.PING, FIN | Opcode.PONG})
 
 
 class FrameSplitter:
@@ -80,28 +85,21 @@ class FrameSplitter:
         others: list[bytes] = []
         at, end = 0, len(buffer)
         self._needed = 0
-        while end - at >= 2:
-            first, second = buffer[at], buffer[at + 1]
-            size, body = second & ~_MASKED, at + 2
-            if size >= 126:
-                body += 2 if size == 126 else 8
-                if body > end:
-                    break
-                size = int.from_bytes(buffer[at + 2 : body], "big")
+        while (measured := measure(buffer, at)) is not None:
+            body, size = measured
             if size > self._max_size:
                 self._untouched = True
                 others.append(buffer[at:])
                 at = end
                 break
-            if second >= _MASKED:
-                body += 4
             stop = body + size
             if stop > end:
                 self._needed = stop - at
                 break
+            first = buffer[at]
             if (
                 first in (_WHOLE_TEXT, _WHOLE_BINARY)
-                and second < _MASKED
+                and buffer[at + 1] < MASKED
                 and not self._all_to_library
             ):
                 if others:
@@ -128,8 +126,8 @@ class FrameSplitter:
         return True
 
     def _for_library(self, frame: bytes) -> bytes:
-        if frame[0] not in _HEARTBEATS or frame[1] > _LONGEST_CONTROL:
+        if frame[0] not in _HEARTBEATS or frame[1] > LONGEST_CONTROL:
             self._all_to_library = True
-        if frame[0] & _OPCODE == TEXT and not self._text_is_utf8:
+        if frame[0] & OPCODE == TEXT and not self._text_is_utf8:
             return bytes((frame[0] ^ TEXT ^ BINARY,)) + frame[1:]
         return frame
