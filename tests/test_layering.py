@@ -17,7 +17,12 @@ import trio_dispatch
 PACKAGE = Path(trio_dispatch.__file__).parent
 LAYERS = ["_wire", "_transport", "_link", "_client"]
 """The client's layers, lowest first; whatever stands beside them in the package is above."""
-PURE = ["_wire", "_link.http.overlap", "_transport.websocket.splitter"]
+PURE = [
+    "_wire",
+    "_link.http.overlap",
+    "_transport.websocket.header",
+    "_transport.websocket.splitter",
+]
 DATA_LIBRARIES = {"attrs", "exceptiongroup", "msgpack", "msgspec", "typing_extensions"}
 INPUT_AND_OUTPUT = {
     "asyncio",
