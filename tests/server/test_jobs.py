@@ -459,3 +459,62 @@ def test_a_name_is_registered_once() -> None:
 def test_options_that_make_no_sense_are_refused(options: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="must"):
         Server(TOKENS).job("a", **options)
+
+
+# Races
+
+
+async def test_a_subscription_right_after_the_enqueue_catches_the_start_half_of_the_time(
+    autojump_clock: MockClock,
+) -> None:
+    async def caught(seed: int, **options: Any) -> list[bool]:
+        server = Server(TOKENS, seed=seed, concurrency=100, **options)
+
+        @server.job("noop")
+        async def noop(payload: Any) -> None: ...
+
+        async with running(server) as peer:
+            ids: list[str] = []
+            for _ in range(100):
+                ids.append((await peer.call("job.enqueue", {"name": "noop"}))["job_id"])
+                await peer.call("subscribe", {"channel": f"job:{ids[-1]}"})
+                await trio.sleep(0.01)
+            await peer.settle()
+            assert {job.state for job in server.jobs()} == {"completed"}
+            heard = {
+                event["data"]["data"]["job_id"]
+                for event in peer.events
+                if event["data"]["type"] == "job.started"
+            }
+            return [job_id in heard for job_id in ids]
+
+    first = await caught(1)
+    assert 30 < sum(first) < 70
+    assert await caught(1) == first  # by the seed
+    assert await caught(2) != first
+    assert sum(await caught(1, quirks=Quirks(late_starts=False))) == 0
+
+
+async def test_a_running_job_has_a_heartbeat_every_ten_seconds(
+    autojump_clock: MockClock,
+) -> None:
+    server = Server(TOKENS, seed=1)
+
+    @server.job("slow")
+    async def slow(payload: Any) -> None:
+        await trio.sleep(25)
+
+    async with running(server) as peer:
+        job_id = (await peer.call("job.enqueue", {"name": "slow"}))["job_id"]
+        beats: list[Any] = []
+        for _ in range(6):
+            beats.append((await peer.call("job.get", {"job_id": job_id})).get("heartbeat_at"))
+            await trio.sleep(5)
+        assert beats[0] is beats[1] is None
+        assert beats[2] == beats[3] != beats[4]
+        assert beats[4] == beats[5]
+        assert (await peer.call("job.get", {"job_id": job_id}))["state"] == "completed"
+    (job,) = server.jobs()
+    assert job.heartbeat_at is not None
+    assert job.completed_at is not None
+    assert 0 < (job.completed_at - job.heartbeat_at).total_seconds() < 10
