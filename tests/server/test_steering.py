@@ -265,3 +265,25 @@ async def test_a_refused_session_gets_a_close_frame_without_its_quirk(
             await peer.send(id="1", method="auth", data={"token": "wrong"})
             assert (await peer.answer())["error"]["code"] == 401
             assert await dropped(peer) == code
+
+
+async def test_on_redis_cancelled_jobs_run_and_failed_ones_stay_retrying(
+    autojump_clock: object,
+) -> None:
+    for quirks, states in (
+        (Quirks.redis(), ["completed", "retrying"]),
+        (Quirks(), ["cancelled", "failed"]),
+    ):
+        server = make_server(quirks=quirks, retry_delay=0.1)
+        async with open_memory_client(server) as client, client.subscribe("jobs") as events:
+            slow = [await client.enqueue("slow") for _ in range(10)]
+            await trio.sleep(0.1)  # all workers are busy
+            cancelled = await client.enqueue("noop")
+            await cancelled.cancel()
+            await slow[0].wait()
+            failed = await client.enqueue("fail")
+            async for event in events:
+                if event.type == "job.failed":
+                    break
+            got = [(await client.get_job(job)).state for job in (cancelled, failed)]
+            assert got == states

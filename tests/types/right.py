@@ -18,7 +18,7 @@ from trio_dispatch import (
     WorkflowRun,
     WorkflowType,
 )
-from trio_dispatch.server import Server
+from trio_dispatch.server import Server, Workflow, WorkflowEvent
 
 
 class Email(msgspec.Struct):
@@ -83,3 +83,58 @@ def served(server: Server) -> None:
     @server.job("plain")
     async def plain(payload: object) -> None:
         """Any payload."""
+
+    @server.job
+    async def named_by_itself(payload: dict[str, int]) -> None:
+        """Any payload."""
+
+    @server.job(send_email, max_retries=1)
+    async def send(email: Email) -> str:
+        return email.to
+
+    @server.workflow(order, version=2)
+    async def run(workflow: Workflow, input: Order) -> int:
+        return await steps(workflow, input)
+
+    @server.workflow("any")
+    async def any_input(workflow: Workflow, input: object) -> None:
+        await workflow.child(order, Order("1", []))
+        await workflow.fan_out(order, [Order("1", [])])
+
+    @server.cron("nightly", "@daily", job=send_email, payload=Email("you"))
+    async def nightly(email: Email) -> None:
+        """By the clock."""
+
+    server.assert_enqueued(send_email, Email("you"), count=1)
+    server.assert_enqueued("send-email", {"to": "you"})
+    server.assert_started(order, Order("1", []))
+    print(server.jobs(send_email)[0].payload_as(Email).to, server.runs(order)[0].input)
+
+
+async def steps(workflow: Workflow, input: Order) -> int:
+    number: int = await workflow.step("count", count_items, input, 2, compensate=give_back)
+    await workflow.step("count", count_items, input, 2, compensate=give_up)
+    counts: list[int] = await workflow.parallel("group", one, one)
+    event: WorkflowEvent | None = await workflow.wait_for_event(
+        "paid", timeout=1, match=lambda event: bool(event.payload)
+    )
+    events: list[WorkflowEvent] = await workflow.wait_for_all("a", "b", timeout=1)
+    run_id: str = await workflow.spawn(order, input)
+    print(event, events, run_id)
+    return number + sum(counts)
+
+
+async def count_items(order: Order, factor: int) -> int:
+    return len(order.items) * factor
+
+
+async def one() -> int:
+    return 1
+
+
+async def give_back(number: int) -> None:
+    """Undo a step."""
+
+
+async def give_up() -> None:
+    """Undo a step."""

@@ -4,7 +4,17 @@
 
 from __future__ import annotations
 
-from tests.types.right import Email, Order, bill, clean_up, count, order, send_email
+from tests.types.right import (
+    Email,
+    Order,
+    bill,
+    clean_up,
+    count,
+    count_items,
+    one,
+    order,
+    send_email,
+)
 from trio_dispatch import (
     Client,
     EnqueueRequest,
@@ -15,6 +25,7 @@ from trio_dispatch import (
     WorkflowRun,
     WorkflowType,
 )
+from trio_dispatch.server import Server, Workflow
 
 
 async def calls(
@@ -70,3 +81,25 @@ async def calls(
     await client.get_workflow(job)  # E: arg-type
     client.watch(handle)  # E: arg-type
     client.subscribe("jobs", overflow="drop_newest")  # E: arg-type
+
+
+async def served(server: Server, workflow: Workflow) -> None:
+    @server.job(send_email)  # E: arg-type
+    async def wrong_payload(order: Order) -> None: ...
+
+    @server.job  # E: type-var|call-overload
+    def not_async(payload: object) -> None: ...
+
+    @server.job(order)  # E: call-overload|type-var|misc
+    async def wrong_definition(payload: Order) -> None: ...
+
+    @server.workflow(order)  # E: arg-type
+    async def wrong_input(workflow: Workflow, input: Email) -> None: ...
+
+    server.assert_enqueued(send_email, Order("1", []))  # E: call-overload|arg-type|misc
+    server.assert_started(order, Email("you"))  # E: call-overload|arg-type|misc
+    await workflow.step("s", count_items, "order", 2)  # E: arg-type
+    await workflow.step("s", count_items, Order("1", []))  # E: arg-type
+    text: str = await workflow.step("s", one)  # E: assignment|arg-type
+    await workflow.wait_for_event("e", match="x")  # E: arg-type
+    await workflow.wait_for_event(["e"])  # E: arg-type

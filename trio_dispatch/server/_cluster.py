@@ -126,7 +126,7 @@ class Cluster(Registering, Inspecting, Steered):
         self._dispatcher = Dispatcher(
             clock=self._clock, store=store, registry=registry, rng=rng, waiting=self._all_wait
         )
-        self._host = Host(_Work(self))
+        self._host = Host(_Work(self._clock, self._dispatcher, lambda: self.nodes))
         self.nodes: tuple[ClusterNode, ...] = tuple(
             ClusterNode(
                 index,
@@ -269,21 +269,28 @@ class Cluster(Registering, Inspecting, Steered):
 class _Work:
     """A cluster's work, which moves from block to block."""
 
-    def __init__(self, cluster: Cluster) -> None:
-        self._cluster = cluster
+    def __init__(
+        self,
+        clock: Clock,
+        dispatcher: Dispatcher,
+        nodes: Callable[[], tuple[ClusterNode, ...]],
+    ) -> None:
+        self._clock = clock
+        self._dispatcher = dispatcher
+        self._nodes = nodes
 
     async def begin(self, nursery: trio.Nursery) -> None:
-        self._cluster._clock.follow(trio.current_time)
-        for node in self._cluster.nodes:
+        self._clock.follow(trio.current_time)
+        for node in self._nodes():
             # Each would resume all runs that an earlier block has left.
             await node.begin(nursery, resume=node.index == 0)
-        await nursery.start(self._cluster._dispatcher.run)
+        await nursery.start(self._dispatcher.run)
 
     async def move(self, nursery: trio.Nursery) -> None:
-        for node in self._cluster.nodes:
+        for node in self._nodes():
             await node.move(nursery)
-        await nursery.start(self._cluster._dispatcher.run)
+        await nursery.start(self._dispatcher.run)
 
     def end(self) -> None:
-        for node in self._cluster.nodes:
+        for node in self._nodes():
             node.end()

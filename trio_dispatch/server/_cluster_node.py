@@ -173,8 +173,9 @@ class ClusterNode(Steered):
 
     async def begin(self, nursery: trio.Nursery, *, resume: bool = True) -> None:
         """Work in *nursery*. For the cluster alone."""
-        self._life = await nursery.start(_live)
-        self._node.engine.start(self._life, resume=resume)
+        life: trio.Nursery = await nursery.start(_live)
+        self._life = life
+        self._node.engine.start(life, resume=resume)
         if self._node.engine not in self._dispatcher.nodes:
             self._dispatcher.nodes.append(self._node.engine)
 

@@ -23,6 +23,7 @@ class Node(Protocol):
     @property
     def free(self) -> bool:
         """Whether another attempt may begin."""
+        ...
 
     def begin(self, job: JobRow) -> None:
         """Make an attempt at *job*."""

@@ -26,7 +26,7 @@ from trio_dispatch.server._ids import EVENT_PREFIX, JOB_PREFIX, RUN_PREFIX, make
 from trio_dispatch.server._mailbox import EventRow
 from trio_dispatch.server._publishing import Publisher, elapsed_ms
 from trio_dispatch.server._quirks import Quirks
-from trio_dispatch.server._registry import CronEntry, Registry, WorkflowFunction
+from trio_dispatch.server._registry import CronEntry, Registry, WorkflowKind
 from trio_dispatch.server._steering import Steering
 from trio_dispatch.server._store import (
     COMPLETED,
@@ -249,11 +249,11 @@ class Engine:
 
     async def _run(self, execution: Execution) -> None:
         row = execution.row
-        function = self.registry.workflow(row.name, row.version)
-        assert function is not None
+        kind = self.registry.workflow(row.name, row.version)
+        assert kind is not None
         workflow = Workflow(self._environment, execution)
         try:
-            completed_at = await self._call(execution, workflow, function)
+            completed_at = await self._call(execution, workflow, kind)
             await workflow.compensate(failed=execution.error is not None)
         except BaseException:
             if not self._is_mine(execution):
@@ -272,15 +272,12 @@ class Engine:
         """Whether *execution* was not left behind by `stop` or `kill`."""
         return self._executions.get(execution.row.id) is execution
 
-    async def _call(
-        self, execution: Execution, workflow: Workflow, function: WorkflowFunction
-    ) -> int:
+    async def _call(self, execution: Execution, workflow: Workflow, kind: WorkflowKind) -> int:
         row = execution.row
         execution.error = CONTEXT_CANCELED
         try:
             with execution.scope:
-                input = None if row.input is None else msgspec.json.decode(row.input)
-                result = await function(workflow, input)
+                result = await kind.function(workflow, kind.decode(row.input))
                 execution.result = None if result is None else _encode(result)
                 execution.error = None
             if execution.scope.cancelled_caught:

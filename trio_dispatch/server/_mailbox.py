@@ -39,7 +39,7 @@ class Waiter:
         run_id: the run that waits.
         names: the events that it waits for.
         notify: called once, when it has got one.
-        match: which events it takes; None for every one.
+        match: which events of these names it takes.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class Waiter:
         run_id: str,
         names: Collection[str],
         notify: Callable[[], None],
-        match: Callable[[EventRow], bool] | None = None,
+        match: Callable[[EventRow], bool] = lambda _: True,
     ) -> None:
         self.run_id = run_id
         self.names = names
@@ -59,7 +59,7 @@ class Waiter:
 
     def accepts(self, event: EventRow) -> bool:
         """Whether *event* ends the wait."""
-        return event.name in self.names and (self.match is None or self.match(event))
+        return event.name in self.names and self.match(event)
 
     def take(self, event: EventRow) -> None:
         """End the wait."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from typing import cast
 
 import attrs
 
@@ -78,7 +79,8 @@ def _check_tokens(tokens: object) -> None:
             "tokens must be a mapping from tokens to identities, or a function from a token to its "
             f"identity, not {type(tokens).__name__}"
         )
-    for number, (token, identity) in enumerate(tokens.items(), 1):
+    pairs = cast("Mapping[object, object]", tokens)
+    for number, (token, identity) in enumerate(pairs.items(), 1):
         # The token is a secret, and so it is not shown.
         if not isinstance(token, str):
             raise TypeError(f"token {number} must be a string, not {type(token).__name__}")

@@ -69,6 +69,16 @@ class Quirks:
     """A run that was cancelled over RPC publishes ``workflow.failed`` and stays ``running`` in the
     store, so that the next start of a server resumes it ("Several servers…")."""
 
+    failed_stay_retrying: bool = False
+    """A job that has failed for good stays ``retrying`` in the store ("Several servers…")."""
+    cancelled_jobs_run: bool = False
+    """A cancelled job that waits for a worker runs all the same ("Several servers…")."""
+
+    @classmethod
+    def redis(cls) -> Quirks:
+        """What is known of a server whose store is Redis."""
+        return cls(slow_events=0.05, failed_stay_retrying=True, cancelled_jobs_run=True)
+
     @classmethod
     def postgres(cls) -> Quirks:
         """Those of a server whose store is Postgres: what production, and a cluster, has."""

@@ -8,11 +8,12 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Awaitable, Callable
-from typing import Any, Final, TypeAlias, TypeVar, overload
+from typing import Any, Final, TypeAlias, TypeVar, cast, overload
 
 import attrs
 import msgspec
 
+from trio_dispatch._wire.definitions import JobType, WorkflowType
 from trio_dispatch.server._cron import Schedule
 from trio_dispatch.server._store import DEFAULT_MAX_RETRIES, DEFAULT_TIMEOUT_S
 from trio_dispatch.server._workflow import Workflow
@@ -20,6 +21,9 @@ from trio_dispatch.server._workflow import Workflow
 JobFunction: TypeAlias = Callable[[Any], Awaitable[object]]
 WorkflowFunction: TypeAlias = Callable[[Workflow, Any], Awaitable[object]]
 
+P = TypeVar("P")
+I = TypeVar("I")  # noqa: E741 - as in WorkflowType[I]
+R = TypeVar("R")
 J = TypeVar("J", bound=JobFunction)
 W = TypeVar("W", bound=WorkflowFunction)
 
@@ -33,6 +37,17 @@ class JobKind:
     function: JobFunction
     max_retries: int
     timeout: float
+    decode: Callable[[bytes | None], Any]
+    """Reads a payload."""
+
+
+@attrs.frozen(kw_only=True)
+class WorkflowKind:
+    """What the server knows about one version of a workflow."""
+
+    function: WorkflowFunction
+    decode: Callable[[bytes | None], Any]
+    """Reads an input."""
 
 
 @attrs.define(kw_only=True, eq=False)
@@ -53,7 +68,7 @@ class Registry:
 
     def __init__(self) -> None:
         self.jobs: dict[str, JobKind] = {}
-        self.workflows: dict[str, dict[int, WorkflowFunction]] = {}
+        self.workflows: dict[str, dict[int, WorkflowKind]] = {}
         """By name, then by version."""
         self.crons: dict[str, CronEntry] = {}
         self.on_schedule: Callable[[], None] | None = None
@@ -63,8 +78,8 @@ class Registry:
         """The version of the workflow *name* that new runs get; None where there is none."""
         return max(self.workflows[name]) if name in self.workflows else None
 
-    def workflow(self, name: str, version: int) -> WorkflowFunction | None:
-        """The function of one version of a workflow."""
+    def workflow(self, name: str, version: int) -> WorkflowKind | None:
+        """What is registered as one version of a workflow."""
         return self.workflows.get(name, {}).get(version)
 
 
@@ -73,6 +88,11 @@ class Registering:
 
     def __init__(self, registry: Registry) -> None:
         self._registry = registry
+
+    @overload
+    def job(
+        self, name: JobType[P], /, *, max_retries: int = ..., timeout: float = ...
+    ) -> Callable[[Callable[[P], Awaitable[R]]], Callable[[P], Awaitable[R]]]: ...
 
     @overload
     def job(self, name: J, /) -> J: ...
@@ -84,12 +104,12 @@ class Registering:
 
     def job(
         self,
-        name: J | str | None = None,
+        name: Any = None,
         /,
         *,
         max_retries: int = DEFAULT_MAX_RETRIES,
         timeout: float = DEFAULT_TIMEOUT_S,
-    ) -> J | Callable[[J], J]:
+    ) -> Any:
         """Register an async function for the jobs called *name*.
 
         The function gets the decoded payload (None if there is none). If it returns, the job is
@@ -101,7 +121,8 @@ class Registering:
         scheduled jobs, and for all jobs with ``Quirks(definitions_ignored=False)``.
 
         Args:
-            name: the jobs' name; the function's own by default, also for ``@server.job`` without
+            name: the jobs' name, or a `trio_dispatch.JobType`, as which the payload is then
+                decoded; the function's own name by default, also for ``@server.job`` without
                 parentheses.
             max_retries: how many more attempts follow a first one that fails.
             timeout: seconds that one attempt may take.
@@ -110,8 +131,11 @@ class Registering:
             TypeError: the function is not async.
             ValueError: the name is taken, or a number makes no sense.
         """
-        if name is not None and not isinstance(name, str):
-            return self._register_job(name, name.__name__, max_retries, timeout)
+        definition = _job_type(name)
+        if definition is not None:
+            name = definition.name
+        elif name is not None and not isinstance(name, str):
+            return self._register_job(name, _name_of(name), max_retries, timeout)
         if name is not None:
             self._check_free(name, self._registry.jobs, "job")
         if max_retries < 0:
@@ -120,15 +144,26 @@ class Registering:
             raise ValueError("timeout must be positive")
 
         def register(function: J) -> J:
-            return self._register_job(function, name or function.__name__, max_retries, timeout)
+            own = _name_of(function) if name is None else name
+            return self._register_job(function, own, max_retries, timeout, definition)
 
         return register
 
-    def _register_job(self, function: J, name: str, max_retries: int, timeout: float) -> J:
+    def _register_job(
+        self,
+        function: J,
+        name: str,
+        max_retries: int,
+        timeout: float,
+        definition: JobType[Any] | None = None,
+    ) -> J:
         check_async(function, f"job {name!r}")
         self._check_free(name, self._registry.jobs, "job")
         self._registry.jobs[name] = JobKind(
-            function=function, max_retries=max_retries, timeout=timeout
+            function=function,
+            max_retries=max_retries,
+            timeout=timeout,
+            decode=_decoded if definition is None else definition.decode,
         )
         return function
 
@@ -138,20 +173,28 @@ class Registering:
             raise ValueError(f"there is a {what} called {name!r} already")
 
     @overload
+    def workflow(
+        self, name: WorkflowType[I], /, *, version: int = ...
+    ) -> Callable[
+        [Callable[[Workflow, I], Awaitable[R]]], Callable[[Workflow, I], Awaitable[R]]
+    ]: ...
+
+    @overload
     def workflow(self, name: W, /) -> W: ...
 
     @overload
     def workflow(self, name: str | None = None, /, *, version: int = ...) -> Callable[[W], W]: ...
 
-    def workflow(self, name: W | str | None = None, /, *, version: int = 1) -> W | Callable[[W], W]:
+    def workflow(self, name: Any = None, /, *, version: int = 1) -> Any:
         """Register an async function for the workflow called *name*.
 
         The function gets the run's `Workflow` and the decoded input (None if there is none). If it
         returns, the run is completed; if it raises, the run has failed.
 
         Args:
-            name: the workflow's name; the function's own by default, also for
-                ``@server.workflow`` without parentheses.
+            name: the workflow's name, or a `trio_dispatch.WorkflowType`, as which the input is
+                then decoded; the function's own name by default, also for ``@server.workflow``
+                without parentheses.
             version: several versions may be registered. New runs get the highest; a run that is
                 resumed continues with the version that it began with.
 
@@ -159,20 +202,32 @@ class Registering:
             TypeError: the function is not async.
             ValueError: the name is taken in that version, or the version is less than 1.
         """
-        if name is not None and not isinstance(name, str):
-            return self._register_workflow(name, name.__name__, version)
+        definition = _workflow_type(name)
+        if definition is not None:
+            name = definition.name
+        elif name is not None and not isinstance(name, str):
+            return self._register_workflow(name, _name_of(name), version)
         if name is not None:
             self._check_version(name, version)
 
         def register(function: W) -> W:
-            return self._register_workflow(function, name or function.__name__, version)
+            own = _name_of(function) if name is None else name
+            return self._register_workflow(function, own, version, definition)
 
         return register
 
-    def _register_workflow(self, function: W, name: str, version: int) -> W:
+    def _register_workflow(
+        self,
+        function: W,
+        name: str,
+        version: int,
+        definition: WorkflowType[Any] | None = None,
+    ) -> W:
         check_async(function, f"workflow {name!r}")
         self._check_version(name, version)
-        self._registry.workflows.setdefault(name, {})[version] = function
+        self._registry.workflows.setdefault(name, {})[version] = WorkflowKind(
+            function=function, decode=_decoded if definition is None else definition.decode
+        )
         return function
 
     def _check_version(self, name: str, version: int) -> None:
@@ -187,7 +242,7 @@ class Registering:
         name: str,
         schedule: str,
         *,
-        job: str | None = None,
+        job: str | JobType[Any] | None = None,
         payload: object = None,
         queue: str = "",
     ) -> Callable[[J], J]:
@@ -201,7 +256,7 @@ class Registering:
             name: the entry's name.
             schedule: five fields as in crontab (``"0 2 * * *"``), ``@hourly``, ``@daily``,
                 ``@weekly``, ``@monthly``, ``@yearly``, or ``@every 30s``.
-            job: the name of the jobs; *name* by default.
+            job: the name of the jobs, or their `trio_dispatch.JobType`; *name* by default.
             payload: what each job gets.
             queue: the jobs' queue; the default queue if empty.
 
@@ -209,21 +264,43 @@ class Registering:
             ValueError: the name is taken, or *schedule* is not one.
         """
         self._check_free(name, self._registry.crons, "cron entry")
-        job_name = job or name
+        definition = _job_type(job)
+        job_name = job.name if isinstance(job, JobType) else job or name
         self._registry.crons[name] = CronEntry(
             name=name,
             schedule=Schedule(schedule),
             job=job_name,
-            payload=_encode(payload),
+            payload=_encode(payload) if definition is None else bytes(definition.encode(payload)),
             queue=queue,
         )
         if self._registry.on_schedule is not None:
             self._registry.on_schedule()
 
         def register(function: J) -> J:
-            return self._register_job(function, job_name, DEFAULT_MAX_RETRIES, DEFAULT_TIMEOUT_S)
+            return self._register_job(
+                function, job_name, DEFAULT_MAX_RETRIES, DEFAULT_TIMEOUT_S, definition
+            )
 
         return register
+
+
+def _decoded(text: bytes | None) -> Any:
+    return None if text is None else msgspec.json.decode(text)
+
+
+def _job_type(name: object) -> JobType[Any] | None:
+    return name if isinstance(name, JobType) else None  # pyright: ignore[reportUnknownVariableType]
+
+
+def _workflow_type(name: object) -> WorkflowType[Any] | None:
+    return name if isinstance(name, WorkflowType) else None  # pyright: ignore[reportUnknownVariableType]
+
+
+def _name_of(function: Any) -> str:
+    name = getattr(function, "__name__", None)
+    if not isinstance(name, str):
+        raise TypeError(f"name the jobs or workflows of {function!r}: it has no name of its own")
+    return name
 
 
 def check_async(function: object, what: str) -> None:
@@ -238,7 +315,7 @@ def check_async(function: object, what: str) -> None:
     if callable(inner):
         inner = inspect.unwrap(inner)
     if not (inspect.isroutine(inner) or inspect.isclass(inner)):
-        inner = getattr(type(inner), "__call__", None)  # noqa: B004 - the method itself
+        inner = getattr(cast("object", type(inner)), "__call__", None)  # noqa: B004 - the method itself
     if not inspect.iscoroutinefunction(inner):
         raise TypeError(
             f"{what} needs an async function, not {function!r}; call what blocks by "

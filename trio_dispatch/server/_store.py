@@ -141,6 +141,8 @@ class Store:
         self.away = False
         """Whether the database cannot be reached."""
         self._queues = queues
+        self._failed = RETRYING if quirks.failed_stay_retrying else FAILED
+        self._cancelled_jobs_run = quirks.cancelled_jobs_run
         self._keep = keep
         self._open: dict[str, JobRow] = {}
         """Jobs that have not ended."""
@@ -231,8 +233,8 @@ class Store:
         job.last_error = error
         job.updated_at = now
         if job.retry_count > job.max_retries:
-            job.state = FAILED
-            self._end_attempt(job)
+            job.state = self._failed
+            self._end_attempt(job, for_good=True)
             return False
         job.state = RETRYING
         job.run_at = now + delay_ns
@@ -240,11 +242,12 @@ class Store:
         self.line_up(job, job.run_at)
         return True
 
-    def _end_attempt(self, job: JobRow) -> None:
+    def _end_attempt(self, job: JobRow, *, for_good: bool = False) -> None:
         job.last_heartbeat = job.heartbeat_at
         job.worker = None
         job.ticket = 0
-        self._note_end(job)
+        if for_good or job.state in _ENDED:
+            self._note_end(job)
 
     def return_job(self, job: JobRow) -> None:
         """Put back a job whose attempt the end of the server cut off: the next start repeats it."""
@@ -257,11 +260,12 @@ class Store:
         """Rewrite the job's state, whatever it was. A running attempt goes on all the same."""
         job.state = CANCELLED
         job.updated_at = now
-        job.ticket = 0
+        if not self._cancelled_jobs_run:
+            job.ticket = 0
         self._note_end(job)
 
     def _note_end(self, job: JobRow) -> None:
-        if job.state not in _ENDED or job.id not in self.jobs:
+        if job.id not in self.jobs:  # it was forgotten meanwhile
             return
         self._open.pop(job.id, None)
         self._ended_jobs.pop(job.id, None)

@@ -41,7 +41,10 @@ async def waiting(
         StoreAway: the store went away.
     """
     arrived = trio.Event()
-    accepts = None if match is None else lambda row: match(_event(row))
+
+    def accepts(row: EventRow) -> bool:
+        return match is None or match(_event(row))
+
     waiter = Waiter(run_id, names, arrived.set, accepts)
     mailbox = environment.store.mailbox
     mailbox.wait(waiter)

@@ -9,7 +9,6 @@ from collections.abc import Callable
 from typing import Final
 
 import attrs
-import msgspec
 import trio
 
 from trio_dispatch.server._clock import NS_PER_SECOND, Clock, rfc3339_seconds
@@ -248,8 +247,7 @@ class Workers:
         context = _current_job.set(_context_of(job))
         try:
             with scope:
-                payload = None if job.payload is None else msgspec.json.decode(job.payload)
-                await kind.function(payload)
+                await kind.function(kind.decode(job.payload))
         except BaseException as exc:
             if must_propagate(exc):
                 raise

@@ -10,17 +10,23 @@ from __future__ import annotations
 import inspect
 from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
-from typing import Any, Final, TypeVar, cast, final
+from typing import TYPE_CHECKING, Any, Final, TypeVar, cast, final
 
 import msgspec
 import trio
 
+from trio_dispatch._wire.definitions import WorkflowType, name_of
 from trio_dispatch.server._execution import Environment, Execution
 from trio_dispatch.server._failures import CONTEXT_CANCELED, describe, holds
 from trio_dispatch.server._identity import Identity
 from trio_dispatch.server._publishing import elapsed_ms
 from trio_dispatch.server._store import StepRow, StoreAway
 from trio_dispatch.server._waiting import WorkflowEvent, take, waiting
+
+if TYPE_CHECKING:
+    from typing_extensions import TypeVarTuple, Unpack
+
+    Args = TypeVarTuple("Args")
 
 T = TypeVar("T")
 
@@ -89,8 +95,8 @@ class Workflow:
     async def step(
         self,
         name: str,
-        function: Callable[..., Awaitable[T]],
-        *args: Any,
+        function: Callable[[Unpack[Args]], Awaitable[T]],
+        *args: Unpack[Args],
         compensate: Callable[[T], Awaitable[object]]
         | Callable[[], Awaitable[object]]
         | None = None,
@@ -166,7 +172,7 @@ class Workflow:
         now = self._environment.clock.now()
         self._run.steps.setdefault(name, StepRow(step_name=name, data=data, created_at=now))
 
-    async def parallel(self, group: str, *functions: Callable[[], Awaitable[Any]]) -> list[Any]:
+    async def parallel(self, group: str, *functions: Callable[[], Awaitable[T]]) -> list[T]:
         """Await all *functions* at once, each as a step of its own; return their results in order.
 
         The steps are called ``parallel:<group>:<i>``, and the group has a row of its own. The first
@@ -220,25 +226,28 @@ class Workflow:
 
     # Children
 
-    async def child(self, name: str, input: object = None) -> Any:
+    async def child(self, name: str | WorkflowType[Any], input: object = None) -> Any:
         """Run another workflow as a child of this run, and return what its function returned.
 
+        *name* may be a `trio_dispatch.WorkflowType`, whose type the input is then checked against.
         It is a step called ``child:<name>``. Cancelling the call cancels the child.
 
         Raises:
             LookupError: no workflow has that name.
             WorkflowError: the child failed.
         """
+        text = _text_of(name, input)
+        name = name_of(name)
         row = await self._row(f"child:{name}")
         if row is not None:
             return _decoded(row.data)
-        return await self._do(f"child:{name}", "", self._run_child, f'child "{name}"', name, input)
+        return await self._do(f"child:{name}", "", self._run_child, f'child "{name}"', name, text)
 
-    async def _run_child(self, context: str, name: str, input: object, key: str = "") -> Any:
+    async def _run_child(self, context: str, name: str, input: bytes, key: str = "") -> Any:
         """Run a child. If it cannot be started, the run's error names *context*."""
         try:
             child = self._environment.start_run(
-                name, _encode(input), self.identity, parent_run_id=self.run_id
+                name, input, self.identity, parent_run_id=self.run_id
             )
         except LookupError as exc:
             self._note_failure(exc, context)
@@ -253,7 +262,7 @@ class Workflow:
             raise WorkflowError(f"{what} failed: {child.error}")
         return _decoded(child.result)
 
-    async def spawn(self, name: str, input: object = None) -> str:
+    async def spawn(self, name: str | WorkflowType[Any], input: object = None) -> str:
         """Start another workflow as a child of this run, and do not wait for it; return its id.
 
         It is a step called ``spawn:<name>``. The child goes on when this run has ended.
@@ -261,13 +270,15 @@ class Workflow:
         Raises:
             LookupError: no workflow has that name.
         """
+        text = _text_of(name, input)
+        name = name_of(name)
         row = await self._row(f"spawn:{name}")
         if row is not None:
             return cast("bytes", row.data).decode()
         began = trio.current_time()
         try:
             child = self._environment.start_run(
-                name, _encode(input), self.identity, parent_run_id=self.run_id
+                name, text, self.identity, parent_run_id=self.run_id
             )
         except LookupError as exc:
             self._note_failure(exc, f'spawn "{name}"')
@@ -280,7 +291,7 @@ class Workflow:
         self._publish("workflow.step_completed", f"spawn:{name}", elapsed_ms=elapsed)
         return child.row.id
 
-    async def fan_out(self, name: str, inputs: Iterable[object]) -> list[Any]:
+    async def fan_out(self, name: str | WorkflowType[Any], inputs: Iterable[object]) -> list[Any]:
         """Run one child of the workflow *name* for each input, all at once; return their results.
 
         Results are in the order of the inputs. The rows are called ``child:<name>:<i>`` and
@@ -290,11 +301,13 @@ class Workflow:
             LookupError: no workflow has that name.
             WorkflowError: a child failed.
         """
+        texts = [_text_of(name, input) for input in inputs]
+        name = name_of(name)
         row = await self._row(f"fanout:{name}")
         if row is not None:
             return cast("list[Any]", _decoded(row.data))
 
-        async def branch(key: str, input: object) -> Any:
+        async def branch(key: str, input: bytes) -> Any:
             done = await self._row(f"child:{key}")
             if done is not None:
                 return _decoded(done.data)
@@ -304,7 +317,7 @@ class Workflow:
 
         try:
             results = await self._all(
-                [(branch, f"{name}:{index}", input) for index, input in enumerate(inputs)]
+                [(branch, f"{name}:{index}", text) for index, text in enumerate(texts)]
             )
         except WorkflowError as exc:
             self._note_failure(exc, f'fanout "{name}"')
@@ -402,6 +415,11 @@ class Workflow:
         else:
             text, context = describe(exc), self._failures.get(id(exc), (exc, ""))[1]
         return f"workflow {self.name} {context}: {text}" if context else text
+
+
+def _text_of(name: str | WorkflowType[Any], input: object) -> bytes:
+    """A child's input as JSON text."""
+    return bytes(name.encode(input)) if isinstance(name, WorkflowType) else _encode(input)
 
 
 def _raws(data: bytes | None) -> list[msgspec.Raw]:
