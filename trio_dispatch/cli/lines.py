@@ -91,16 +91,18 @@ _SHOWN_APART: Final = frozenset({
     "attempt", "elapsed_ms",
 })  # fmt: skip
 
-CLOCK: Final = len("12:34:56.789")
+MILLISECONDS_FROM: Final = 100
+"""Columns from which on a line has place for milliseconds."""
+
 TYPE: Final = len("job.completed")
 
 
 def event_line(event: Event, width: int | None = None) -> str:
     """An event, or a gap, on a line of *width* cells; without a width, with everything.
 
-    What matters most comes first: when, what happened, to whom, and the step, error or time. The
-    id is short where there is a width. Where that is small, what is left out is first the rest,
-    then the id, then milliseconds; then the line is cut.
+    What matters most comes first: when, what happened, to whom, and the step, error or time. Where
+    there is a width the id is short, and a line that is too long loses the rest first, then the
+    id, then its end.
     """
     if isinstance(event, StreamGap):
         line = f"{clock(event.until)}  events may be missing here, since {clock(event.since)}"
@@ -110,15 +112,12 @@ def event_line(event: Event, width: int | None = None) -> str:
     if width is None:
         return _joined(time, what[0], event.topic, *what[1:], rest)
     id = short_id(event.job_id or event.run_id or event.topic)
-    for line in (
-        _joined(time, *what, id, rest),
-        _joined(time, *what, id),
-        _joined(time, *what),
-        _joined(time[:8], *what),
-    ):
+    if width < MILLISECONDS_FROM:
+        time = time[:8]
+    for line in (_joined(time, *what, id, rest), _joined(time, *what, id)):
         if cell_len(line) <= width:
             return line
-    return cut(_joined(time[:8], *what), width)
+    return cut(_joined(time, *what), width)
 
 
 def _joined(*pieces: str) -> str:

@@ -50,8 +50,10 @@ def guard(command: Callable[[], int]) -> int:
             code = command()
             flush_output()
             return code
-    except SystemExit:
-        raise
+    except SystemExit as exc:
+        if not isinstance(exc.__context__, BrokenPipeError):
+            raise
+        return Exit.READER_GONE  # the console of rich answers a broken pipe so
     except BaseException as exc:  # noqa: BLE001
         code = explain(_with_output_errors(exc))
         drop_output()

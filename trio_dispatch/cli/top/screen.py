@@ -23,7 +23,17 @@ _STATES: Final = 4
 _FRAME: Final = 3
 """Lines of a table that hold no row: its borders and its heading."""
 
-_QUEUE_STATES: Final = ("failed", "running", "pending", "retrying", "completed")
+_QUEUE_STATES: Final = {
+    "failed": "fail",
+    "running": "run",
+    "pending": "pend",
+    "retrying": "retry",
+    "completed": "done",
+}
+"""The columns of the queues, and their names where there is little place."""
+
+_ROOMY: Final = 76
+"""From so many columns on a panel has place for the whole names."""
 
 
 def fit(pieces: list[str], width: int | None, gap: str = "  ") -> str:
@@ -69,14 +79,14 @@ class TopScreen:
             left = Layout()
             upper = rows // 2
             left.split_column(
-                Layout(self._queues(upper - _FRAME), size=upper),
+                Layout(self._queues(upper - _FRAME, width // 2), size=upper),
                 Layout(self._slowest(rows - upper - _FRAME)),
             )
             body.split_row(left, Layout(self._failures(rows - 2)))
         else:
             third = rows // 3
             body.split_column(
-                Layout(self._queues(third - _FRAME), size=third),
+                Layout(self._queues(third - _FRAME, width), size=third),
                 Layout(self._slowest(third - _FRAME), size=third),
                 Layout(self._failures(rows - 2 * third - 2)),
             )
@@ -130,13 +140,15 @@ class TopScreen:
         grid.add_row(*(count(states[state], len(state)) for state in STATES))
         return Panel(grid, title="jobs seen", title_align="left")
 
-    def _queues(self, rows: int) -> RenderableType:
+    def _queues(self, rows: int, width: int) -> RenderableType:
         table = Table(expand=True, box=None, pad_edge=False)
         table.add_column("queue", ratio=1, no_wrap=True, overflow="ellipsis")
-        for state in _QUEUE_STATES:
-            table.add_column(state, justify="right", width=len(state), no_wrap=True)
+        widths = {state: len(state) if width >= _ROOMY else len("retry") for state in _QUEUE_STATES}
+        for state, short in _QUEUE_STATES.items():
+            heading = state if width >= _ROOMY else short
+            table.add_column(heading, justify="right", width=widths[state], no_wrap=True)
         for name, counts in self._counts.queues()[: max(rows, 0)]:
-            numbers = (count(counts[state], len(state)) for state in _QUEUE_STATES)
+            numbers = (count(counts[state], widths[state]) for state in _QUEUE_STATES)
             table.add_row(Text(readable(name)), *numbers)
         return Panel(table, title="queues", title_align="left")
 
