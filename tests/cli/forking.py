@@ -180,11 +180,11 @@ def _be_the_command(
         os.setsid()
         for descriptor in not_ours:
             os.close(descriptor)
-        for number, descriptor in streams.items():
-            if descriptor is None:
+        for number, wanted in streams.items():
+            if wanted is None:
                 os.close(number)
             else:
-                os.dup2(descriptor, number)
+                os.dup2(wanted, number)
         os.closerange(3, 64)
         for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGPIPE"):
             number = getattr(signal, name)

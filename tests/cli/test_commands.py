@@ -2,96 +2,24 @@
 
 from __future__ import annotations
 
-import io
 import json
-import os
 import re
-import select
-import signal
 import socket
-import subprocess
 import sys
 import threading
 import types
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 import trio
-from rich.cells import cell_len
+import yaml
 
-from tests.cli.demonstrating import QUIET
-from tests.cli.serving import in_terminal, serving
-from trio_dispatch.cli import main
+from tests.cli.conftest import Run
 from trio_dispatch.cli.exits import Exit
-from trio_dispatch.server import Identity, Server, Workflow
 
-Run = Callable[..., tuple[int, str, str]]
 NO_JOB = f"job_{0:026}"
 NO_RUN = f"wfrun_{0:026}"
-
-
-def make_server() -> Server:
-    server = Server(
-        tokens={
-            "token": Identity(subject="all", scopes={"*"}),
-            "weak": Identity(subject="weak", scopes={"job:read"}),
-        },
-        retry_delay=0.01,
-        logger=QUIET,
-    )
-
-    @server.job("echo", max_retries=0)
-    async def echo(payload: object) -> None: ...
-
-    @server.job("broken", max_retries=0)
-    async def broken(payload: object) -> None:
-        raise ValueError("no such customer")
-
-    @server.job("slow", max_retries=0)
-    async def slow(payload: object) -> None:
-        await trio.sleep_forever()
-
-    @server.workflow("order")
-    async def order(wf: Workflow, input: object) -> None:
-        async def check() -> dict[str, int]:
-            return {"stock": 3}
-
-        await wf.step("check", check)
-
-    @server.workflow("fails")
-    async def fails(wf: Workflow, input: object) -> None:
-        raise ValueError("out of stock")
-
-    @server.workflow("waits")
-    async def waits(wf: Workflow, input: object) -> None:
-        await wf.wait_for_event("approval", timeout=20)
-
-    return server
-
-
-@pytest.fixture(scope="module")
-def url() -> Iterator[str]:
-    with serving(make_server()) as url:
-        yield url
-
-
-@pytest.fixture
-def run(url: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    monkeypatch.setenv("DISPATCH_URL", url)
-    monkeypatch.setenv("DISPATCH_TOKEN", "token")
-
-    def run(*arguments: str, stdin: str = "", token: str = "token") -> tuple[int, str, str]:
-        monkeypatch.setenv("DISPATCH_TOKEN", token)
-        monkeypatch.setattr("sys.stdin", io.StringIO(stdin))
-        code = main(arguments)
-        out, errors = capsys.readouterr()
-        assert "Traceback" not in errors
-        return code, out, errors
-
-    return run
 
 
 def test_a_job_is_enqueued_looked_at_and_cancelled(run: Run) -> None:
@@ -155,6 +83,100 @@ def test_many_jobs_come_from_lines(run: Run, tmp_path: Path) -> None:
     assert code == Exit.FAILED  # one of them
     states = sorted(json.loads(line)["state"] for line in out.splitlines())
     assert states == ["completed", "completed", "failed"]
+
+
+def test_a_wait_has_a_timeout_and_a_hint_that_no_worker_may_know_the_name(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in ("waiting", "enqueue"):
+        monkeypatch.setattr(f"trio_dispatch.cli.{module}.HINT_SECONDS", 0.05)
+    code, out, errors = run("enqueue", "nobody-knows", "--wait", "--timeout", "0.3")
+    assert code == Exit.TIMED_OUT
+    hint, end = errors.splitlines()
+    job_id = out.splitlines()[0]
+    assert hint.startswith(f"trio-dispatch: {job_id} is still running after 0.05 s. If no worker")
+    assert "'nobody-knows'" in hint
+    assert end == f"trio-dispatch: {job_id} has not ended after 0.3 s; it goes on"
+
+    code, _, errors = run("job", "wait", job_id, "--timeout", "0.2")
+    assert code == Exit.TIMED_OUT
+    assert "still running" in errors
+    code, _, errors = run(
+        "enqueue", "nobody-knows", "--many", "-", "--wait", "--timeout", "0.3", stdin="{}\n{}\n"
+    )
+    assert code == Exit.TIMED_OUT
+    assert "no job has ended after 0.05 s" in errors
+    assert "0 of 2 jobs have ended after 0.3 s" in errors
+    code, out, errors = run("workflow", "run", "waits", "--timeout", "0.2")
+    assert code == Exit.TIMED_OUT
+    assert "workflow.started" in out
+    assert "the run has not ended after 0.2 s; it goes on" in errors
+
+
+@pytest.mark.parametrize(
+    ("command", "method"),
+    [
+        (["job", "list", "--state", "failed", "--limit", "3"], "job.list"),
+        (["dlq", "list"], "dlq.list"),
+        (["dlq", "replay", NO_JOB], "dlq.replay"),
+        (["cron", "list"], "cron.list"),
+        (["workflow", "cancel", NO_RUN], "workflow.cancel"),
+        (["workflow", "replay", NO_RUN], "workflow.replay"),
+    ],
+)
+def test_what_the_server_does_not_offer_is_said_plainly(
+    run: Run, command: list[str], method: str
+) -> None:
+    code, out, errors = run(*command)
+    assert (code, out) == (Exit.FAILED, "")
+    expected = f"this server has no {method}: it answered 405 unknown method: {method}"
+    assert errors == f"trio-dispatch: {expected}\n"
+
+
+def test_output_is_for_people_or_for_programs(run: Run) -> None:
+    _, out, _ = run("enqueue", "echo", '{"t": "\u0142"}', "--output", "yaml")
+    found = yaml.safe_load(out)
+    assert out.startswith("---\njob_id: job_")
+    _, out, _ = run("job", "get", found["job_id"], "-o", "yaml")
+    assert yaml.safe_load(out)["payload"] == {"t": "\u0142"}
+    _, out, _ = run("job", "get", found["job_id"], "-o", "json")
+    assert json.loads(out)["payload"] == {"t": "\u0142"}
+    assert out.isascii()
+    _, out, _ = run("job", "get", found["job_id"], "-o", "table", "--json")
+    assert out.startswith("job ")
+    code, _, errors = run("stats", "--output", "xml")
+    assert code == Exit.USAGE
+    assert "xml" in errors
+
+
+def test_a_server_that_offers_lists_gets_them_printed(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers: list[object] = [
+        {"jobs": [{"state": "failed", "queue": "q", "id": "job_1", "extra": {"a": 1}}]},
+        [{"id": "job_1"}, {"id": "job_2"}],
+        [],
+        {"status": "replayed"},
+    ]
+    asked: list[tuple[str, object]] = []
+
+    async def request(client: object, method: str, data: object = None, **_: object) -> object:
+        asked.append((method, data))
+        return answers.pop(0)
+
+    monkeypatch.setattr("trio_dispatch.Client.request", request)
+    _, out, _ = run("job", "list", "--state", "failed")
+    assert out == 'id     state   queue  extra\njob_1  failed  q      {"a": 1}\n'
+    _, out, _ = run("dlq", "list", "--json")
+    assert out == '{"id": "job_1"}\n{"id": "job_2"}\n'
+    assert run("cron", "list")[1] == "none\n"
+    assert run("dlq", "replay", "job_1")[1] == '{"status": "replayed"}\n'
+    assert asked == [
+        ("job.list", {"state": "failed"}),
+        ("dlq.list", {}),
+        ("cron.list", {}),
+        ("dlq.replay", {"job_id": "job_1"}),
+    ]
 
 
 def test_a_workflow_runs_before_ones_eyes(run: Run) -> None:
@@ -386,132 +408,3 @@ def test_help_of_every_command_fits_a_terminal(run: Run, monkeypatch: pytest.Mon
         code, out, _ = run(*command, "--help")
         assert code == Exit.OK
         assert max(map(len, out.splitlines())) <= 80
-
-
-APP = """
-from trio_dispatch.server import Identity, Server
-
-server = Server(tokens={"token": Identity(subject="demo", scopes={"*"})})
-
-
-def make():
-    return server
-"""
-
-
-@pytest.mark.parametrize("target", ["app:server", "app:make"])
-def test_serve_serves_until_ctrl_c(tmp_path: Path, target: str) -> None:
-    (tmp_path / "app.py").write_text(APP, encoding="utf-8")
-    with serve(tmp_path, target, "--port", "0") as process:
-        line = read_line(process)
-        found = re.fullmatch(
-            r"Serving at (ws://127\.0\.0\.1:\d+/dwp), for development: nothing is kept. "
-            r"Ctrl-C ends it\.\n",
-            line,
-        )
-        assert found is not None
-        assert main(["stats", "--url", found[1], "--token", "token"]) == Exit.OK
-        process.send_signal(signal.SIGINT)
-        _, errors = process.communicate(timeout=20)
-        assert errors == "trio-dispatch: interrupted\n"
-        assert process.returncode == Exit.INTERRUPTED
-
-
-def test_serve_starts_again_when_a_file_changes(tmp_path: Path) -> None:
-    app = tmp_path / "app.py"
-    app.write_text(APP, encoding="utf-8")
-    with serve(tmp_path, "app:server", "--port", "0", "--reload") as process:
-        assert read_line(process).startswith("Serving at ")
-        app.write_text(APP.replace('"token"', '"another"'), encoding="utf-8")
-        assert read_line(process) == "app.py has changed; starting again.\n"
-        url = read_line(process).split()[2].rstrip(",")
-        assert main(["stats", "--url", url, "--token", "another"]) == Exit.OK
-        process.send_signal(signal.SIGINT)
-        process.communicate(timeout=20)
-
-
-def test_a_port_that_is_taken_is_one_line(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    (tmp_path / "app_taken.py").write_text(APP, encoding="utf-8")
-    (tmp_path / "app_broken.py").write_text("1 / 0", encoding="utf-8")
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("sys.path", [*sys.path])
-    with socket.socket() as held:
-        held.bind(("127.0.0.1", 0))
-        held.listen()
-        port = str(held.getsockname()[1])
-        assert main(["serve", "app_taken:server", "--port", port]) == Exit.USAGE
-    assert f"cannot listen on 127.0.0.1:{port}" in capsys.readouterr().err
-    assert main(["serve", "app_broken:server"]) == Exit.USAGE
-    assert "cannot be imported: ZeroDivisionError" in capsys.readouterr().err
-
-
-@contextmanager
-def serve(directory: Path, *arguments: str) -> Iterator[subprocess.Popen[str]]:
-    process = subprocess.Popen(
-        [sys.executable, "-m", "trio_dispatch.cli", "serve", *arguments],
-        cwd=directory,
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    try:
-        yield process
-    finally:
-        process.kill()
-        process.communicate()
-
-
-def read_line(process: subprocess.Popen[str]) -> str:
-    assert process.stdout is not None
-    ready, _, _ = select.select([process.stdout], [], [], 20)
-    assert ready, "nothing was printed"
-    return process.stdout.readline()
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="there are no pseudo-terminals")
-@pytest.mark.parametrize("size", [(80, 24), (160, 48)])
-@pytest.mark.parametrize(
-    "command",
-    [
-        ["watch", "firehose", "--count", "3"],
-        ["workflow", "run", "order", '{"id": "' + "x" * 200 + '"}'],
-        ["doctor"],
-        ["top", "--count", "1", "--interval", "0.6"],
-    ],
-    ids=lambda command: command[0],
-)
-def test_in_a_terminal_nothing_is_wider_than_it(
-    url: str, command: list[str], size: tuple[int, int], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
-    environ = {"DISPATCH_URL": url, "DISPATCH_TOKEN": "token"}
-    done = threading.Event()
-
-    async def keep_it_busy() -> None:
-        from trio_dispatch import open_client
-
-        async with open_client(url, token="token") as client:
-            while not done.is_set():
-                await client.enqueue("echo", "x" * 300, queue="a-queue-of-a-long-name-" + "y" * 60)
-                await trio.sleep(0.03)
-
-    thread = threading.Thread(target=trio.run, args=(keep_it_busy,))
-    thread.start()
-    try:
-        code, text = in_terminal(command, size, environ)
-    finally:
-        done.set()
-        thread.join(10)
-    assert code == Exit.OK, text
-    frames = text.replace("\x1b[H", "\n")
-    plain = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", frames)
-    shown = [line for line in plain.replace("\r", "").split("\n") if not line.startswith("input ")]
-    assert max(map(cell_len, shown)) <= size[0]
-    if command[0] == "top":
-        assert "\x1b[?1049h" in text
-        assert "\x1b[?1049l" in text
-    else:
-        assert len(plain.splitlines()) >= 3

@@ -91,6 +91,38 @@ async def test_a_terminal_without_unicode_gets_none(autojump_clock: trio.testing
     assert "\n".join(plain(report)).isascii()
 
 
+async def test_at_every_width_the_bars_headings_counts_and_steps_are_whole(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    plan = make_plan()
+    board = Board(plan)
+    async with make_server(plan, "token").open_client() as client:
+        report = await Demo(client, board).run()
+    board.freeze()
+    for width in range(60, 201):
+        screen = console(width, 24)
+        lines = frame(LiveView(screen, board, "embedded server, ws://127.0.0.1:65535/dwp"), screen)
+        text = "\n".join(lines)
+        assert {len(line) for line in lines} == {width}
+        for kind in plan.kinds:
+            row = next(line for line in lines if line[2:].startswith(kind.name))
+            assert row.count("━") >= 6, row
+        headings = ("pending  running  retrying  completed  failed", "pend  run  retry  done  fail")
+        assert any(heading in text for heading in headings), text
+        assert re.search(r"total .* 34 +3 ", text), text
+        assert all(f"✓ {step.label}" in text for step in plan.steps), text
+        assert "all ended: 3 failed (on purp" in text or "completed in" in text, text
+        assert "fails on purpose: dead letter queue" in text, text
+
+        rendered = console(width, 24).render_lines(table(report, width), pad=False)
+        summary = ["".join(segment.text for segment in line).rstrip() for line in rendered]
+        assert max(map(len, summary)) <= width
+        text = "\n".join(summary)
+        assert re.search(r"demo-process-image .*10 +10 +0 +0", text), text
+        assert re.search(r"total +37 +34 +3 +18", text), text
+        assert "…" not in text
+
+
 @pytest.mark.parametrize(("width", "height"), SIZES)
 async def test_the_summary_fits(
     width: int, height: int, autojump_clock: trio.testing.MockClock

@@ -369,22 +369,24 @@ def check_controls(text: str) -> None:
     assert not found, text
 
 
-def chosen(list_name: str) -> list[object]:
+def chosen(list_name: str) -> list[tuple[Case, Command]]:
     """Cases with the commands whose turn it is."""
-    found: list[object] = []
-    for n, case in enumerate(LISTS[list_name]):
-        for k in range(AT_A_TIME):
-            # A step that shares no divisor with the number of commands: each has its turn.
-            command = COMMANDS[(n * AT_A_TIME + k) * 5 % len(COMMANDS)]
-            found.append(pytest.param(case, command, id=f"{case.name}: {command.line}"))
-    return found
+    return [
+        # A step that shares no divisor with the number of commands: each has its turn.
+        (case, COMMANDS[(n * AT_A_TIME + k) * 5 % len(COMMANDS)])
+        for n, case in enumerate(LISTS[list_name])
+        for k in range(AT_A_TIME)
+    ]
+
+
+def name_of(value: Case | Command) -> str:
+    return value.name if isinstance(value, Case) else ascii(value.line)
 
 
 def test_each_list_has_forty_surroundings_and_each_command_its_turn() -> None:
     assert [len(found) for found in LISTS.values()] == [40, 40]
     for name in LISTS:
-        lines = {param.values[1].line for param in chosen(name)}
-        assert lines == {command.line for command in COMMANDS}
+        assert {command for _, command in chosen(name)} == set(COMMANDS)
 
 
 def check(hostile: Hostile, case: Case, command: Command) -> None:
@@ -403,14 +405,14 @@ def check(hostile: Hostile, case: Case, command: Command) -> None:
     assert ended.code in case.expected(command), ended
 
 
-@pytest.mark.parametrize(("case", "command"), chosen("streams"))
+@pytest.mark.parametrize(("case", "command"), chosen("streams"), ids=name_of)
 def test_hostile_streams_locales_signals_and_widths(
     hostile: Hostile, case: Case, command: Command
 ) -> None:
     check(hostile, case, command)
 
 
-@pytest.mark.parametrize(("case", "command"), chosen("variables"))
+@pytest.mark.parametrize(("case", "command"), chosen("variables"), ids=name_of)
 def test_hostile_variables_tokens_and_certificates(
     hostile: Hostile, case: Case, command: Command
 ) -> None:

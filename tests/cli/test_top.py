@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import re
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
+from typing import cast
 
 import pytest
+from attrs import evolve
+from rich.cells import cell_len
 
 from tests.cli.test_demo_screen import SIZES, console, outline
 from trio_dispatch import Event, Stats, StreamGap
@@ -77,6 +80,64 @@ def test_what_it_keeps_is_bounded_and_what_it_lost_is_counted() -> None:
     assert board.states()["completed"] == REMEMBERED + 5
     board.add(StreamGap(), 1)
     assert board.summary(1)["gaps"] == 1
+
+
+def failing(id: str) -> list[Event]:
+    return [
+        job("started", id),
+        job("retrying", id, attempt=1),
+        job("failed", id, error="no such customer"),
+        job("dlq", id, error="no such customer"),
+    ]
+
+
+def test_each_failure_counts_once_whatever_number_of_events_tell_of_it() -> None:
+    counts = Counts()
+    for event in (*failing("job_1"), *failing("job_2"), *failing("job_2")):
+        counts.add(event, 1)
+    counts.add(run("step_failed", step_name="charge", error="no money"), 1)
+    counts.add(run("failed", error="no money"), 1)
+    assert [(f.type, f.name, f.step, f.error) for f in counts.failures()] == [
+        ("workflow.failed", "order", "charge", "no money"),
+        ("job.dlq", "send-email", "", "no such customer"),
+        ("job.dlq", "send-email", "", "no such customer"),
+    ]
+    assert len(cast("list[object]", counts.summary(1)["failures"])) == 3
+
+
+def test_events_of_one_job_may_come_in_any_order_and_twice() -> None:
+    counts = Counts()
+    for type, seconds in (("started", 1), ("completed", 2), ("completed", 2), ("enqueued", 0)):
+        counts.add(evolve(job(type), ts=AT + timedelta(seconds=seconds)), 1)
+    for type in ("completed", "started"):
+        counts.add(run(type), 1)
+    assert counts.states()["completed"] == 1
+    assert counts.states()["pending"] == 0
+    assert not counts.runs
+
+
+@pytest.mark.parametrize("width", range(60, 201))
+def test_at_every_width_the_names_the_headings_and_the_counts_are_whole(width: int) -> None:
+    counts = Counts(stats=Stats())
+    for event in failing("job_01m89dbqygfwmr4cfy9qbfhrtv"):
+        counts.add(evolve(event, data={**event.data, "queue": "invoices-of-customers"}), 1)
+    counts.add(job("completed", "job_2", elapsed_ms=1500), 1)
+    for n in range(1234):
+        counts.add(job("enqueued", f"many_{n}", queue="default"), 1)
+    screen = console(width, 24)
+    view = TopScreen(screen, counts, "ws://host:8080/dwp")
+    lines = screen.render_lines(view.render(2), pad=False)
+    text = "\n".join("".join(segment.text for segment in line) for line in lines)
+    assert max(map(cell_len, text.splitlines())) <= width
+    for wanted in (
+        *("trio-dispatch top  connected", "ws://host:8080/dwp", "q ends", "failed 0.1/s"),
+        *("pending  running  retrying  completed  failed  cancelled", "jobs seen", "queues"),
+        *("invoices-of-customers", "default", "slowest", "1.500  send-email", "failures"),
+        *("no such cust", "job_2"),
+    ):
+        assert wanted in text, f"{wanted}\n{text}"
+    assert re.search(r"invoices-of-customers +1 +0 +0 +0 +0 ", text), text
+    assert "retrying  completed " in text.partition("queues")[2] or "retry   done" in text
 
 
 @pytest.mark.parametrize("size", [*SIZES, (40, 10), (120, 24)])

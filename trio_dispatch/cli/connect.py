@@ -107,7 +107,7 @@ class ServerOptions:
         if self.url:
             return self.url
         found = os.environ.get("DISPATCH_URL", "").strip()
-        return re.split(r"\s+|,(?=\w+://)", found) if found else [DEFAULT_URL]
+        return re.split(r"\s*,\s*(?=\w+://)|\s+", found) if found else [DEFAULT_URL]
 
     @property
     def named(self) -> bool:

@@ -93,20 +93,25 @@ def watch(
     async def use(client: Client) -> Exit:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(tell_connection, client)
-            await _print_events(client, channels or DEFAULT_CHANNELS, wanted, count, out)
+            await print_events(client, channels or DEFAULT_CHANNELS, wanted, count, out)
             nursery.cancel_scope.cancel()
         return Exit.OK
 
     return with_client(server, use, reconnect=True)
 
 
-async def _print_events(
+async def print_events(
     client: Client,
     channels: tuple[str, ...],
     wanted: EventFilter,
     count: int | None,
     out: OutputOptions,
 ) -> None:
+    """Print *count* events of *channels* that are wanted.
+
+    Raises:
+        UsageError: no server has such a channel.
+    """
     try:
         subscription = client.subscribe(*channels, buffer=BUFFER)
     except ValueError as exc:

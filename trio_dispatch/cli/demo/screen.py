@@ -26,7 +26,7 @@ FRAME_SECONDS: Final = 0.1
 WIDE: Final = 150
 """From so many columns on, the events stand beside the rest, both complete."""
 
-NARROW: Final = 76
+NARROW: Final = 78
 """Below so many columns the states' names are short."""
 
 _STATES: Final = {
