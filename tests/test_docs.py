@@ -98,8 +98,7 @@ async def test_a_program_runs_alone_and_prints_what_the_page_says(
 
 def test_there_is_something_to_run() -> None:
     assert PROGRAMS
-    assert "README.md" in PAGES_WITH_FRAGMENTS
-    assert "docs/tutorial.md" in PAGES_WITH_FRAGMENTS
+    assert "docs/guides/jobs.md" in PAGES_WITH_FRAGMENTS
 
 
 def test_a_page_that_says_the_wrong_thing_fails() -> None:
