@@ -57,7 +57,7 @@ def check_id(text: str, prefix: str) -> str:
 
 def _prefix_problem(prefix: str, separated: bool) -> str:
     if separated and not prefix:
-        return "prefix cannot be empty when it is separated"
+        return 'prefix cannot be empty when separator "_" is present'
     length = len(prefix.encode())
     if length > _LONGEST_PREFIX:
         return f"prefix length must be <= {_LONGEST_PREFIX}, got {length} for {quote(prefix)}"
