@@ -23,7 +23,7 @@ PURE = (
 )
 """Modules without I/O: each of their branches is covered."""
 
-SCHEDULED = ("tests/client/test_run_model.py",)
+SCHEDULED = ("tests/client/test_run_model.py", "tests/client/test_cluster_run_model.py")
 """Tests that play random schedules (``tests/schedules.py``)."""
 
 # The Python that runs nox takes part even where only a virtual environment has it.

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+import random
+from collections.abc import AsyncGenerator, Iterable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -10,9 +11,9 @@ import attrs
 import trio
 
 from tests.client.support import make_server, memory_client, through
-from trio_dispatch import Client, Event, RunHandle
+from trio_dispatch import Client, ConnectionLost, Event, RunHandle, WorkflowFailed
 from trio_dispatch._client.opening import running
-from trio_dispatch.server import Cluster, Server, Workflow
+from trio_dispatch.server import Cluster, RunView, Server, Workflow
 from trio_dispatch.testing import FaultyProxy
 
 EVENTS_OF_THREE_SECONDS = [
@@ -105,3 +106,63 @@ def missing(server: Server, run: RunHandle, events: list[Event]) -> set[str]:
         if event.topic == f"workflow:{run.run_id}"
     }
     return published - set(names(events))
+
+
+USERS = 5
+STARTS = 4
+"""Of each user."""
+
+INPUTS: tuple[object, ...] = ({}, {"a": 1}, {"a": 1}, [1], 5, "text")
+
+
+class RunUsers:
+    """Users who start runs at random, give some up, wait, and read events."""
+
+    def __init__(self) -> None:
+        self.told: list[tuple[RunHandle, str]] = []
+        """Handles, and the states that their waits returned."""
+        self.read: list[tuple[RunHandle, list[Event]]] = []
+        """Handles, and the events that were read to the end."""
+        self.lost = 0
+        """Starts that were lost before their run was known."""
+
+    async def use(self, client: Client, rng: random.Random) -> None:
+        for _ in range(STARTS):
+            await trio.sleep(rng.random())
+            patience = rng.choice((0.001, 0.05, 0.5, float("inf"), float("inf"), float("inf")))
+            with trio.move_on_after(patience):
+                await self.start_and_follow(client, rng)
+
+    async def start_and_follow(self, client: Client, rng: random.Random) -> None:
+        run: RunHandle | None = None
+        try:
+            run = await client.start_workflow("w", rng.choice(INPUTS))
+            known = run.known
+            choice = rng.randrange(4)
+            if choice == 0:
+                return
+            if choice == 1:
+                known = bool(await run.wait_known())
+            if choice == 2:
+                async with run.events() as events:
+                    self.read.append((run, [event async for event in events]))
+                known = True
+            try:
+                self.told.append((run, (await run.wait()).state))
+            except WorkflowFailed as exc:
+                self.told.append((run, exc.run.state))
+        except ConnectionLost as exc:
+            if (run is not None and run.known) or not exc.maybe_delivered:
+                raise AssertionError(f"{run} was known or never sent, and lost") from exc
+            self.lost += 1
+        else:
+            assert known or run.known
+
+    def check_told(self, runs: Iterable[RunView]) -> None:
+        """See whether the handles told the truth, which is in the store."""
+        stored = {run.id: run for run in runs}
+        ours = [run.run_id for run, _ in self.told]
+        assert len(set(ours)) == len(ours), "two handles have the same run"
+        for run, state in self.told:
+            assert stored[run.run_id].state == state
+            assert stored[run.run_id].input_bytes == run._record.text

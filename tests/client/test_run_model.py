@@ -17,15 +17,12 @@ import trio
 import trio._core._run
 import trio.testing
 
-from tests.client.run_support import TwoWays
+from tests.client.run_support import USERS, RunUsers, TwoWays
 from tests.client.support import EITHER_LIBRARY, make_server, memory_client, through
 from tests.schedules import seeds
 from trio_dispatch import (
-    ConnectionLost,
     Event,
-    RunHandle,
     StreamGap,
-    WorkflowFailed,
 )
 from trio_dispatch._client.opening import running
 from trio_dispatch.server import Server, Workflow
@@ -33,14 +30,9 @@ from trio_dispatch.testing import FaultyProxy
 
 pytestmark = pytest.mark.wires(*EITHER_LIBRARY)
 
-USERS = 5
-STARTS = 4
-"""Of each user."""
 FAULTS = 12
 ENOUGH = 120.0
 """Seconds after the last fault in which everything must have ended."""
-
-INPUTS: tuple[object, ...] = ({}, {"a": 1}, {"a": 1}, [1], 5, "text")
 
 
 def make_random_server(rng: random.Random) -> Server:
@@ -60,22 +52,17 @@ def make_random_server(rng: random.Random) -> Server:
     return server
 
 
-class Schedule:
+class Schedule(RunUsers):
     """One schedule, drawn from a seed."""
 
     def __init__(self, seed: int) -> None:
+        super().__init__()
         self.rng = random.Random(seed)
         self.server = make_random_server(random.Random(seed + 1))
         self.token = self.rng.choice(("demo-token",) * 5 + ("no-subscribe",))
         self.up = trio.Event()
         self.stopping: trio.CancelScope | None = None
         self.over = False
-        self.told: list[tuple[RunHandle, str]] = []
-        """Handles, and the states that their waits returned."""
-        self.read: list[tuple[RunHandle, list[Event]]] = []
-        """Handles, and the events that were read to the end."""
-        self.lost = 0
-        """Starts that were lost before their run was known."""
 
     async def play(self) -> None:
         async with trio.open_nursery() as nursery:
@@ -108,7 +95,7 @@ class Schedule:
                         async with trio.open_nursery() as users:
                             users.start_soon(self.break_things, net)
                             for _ in range(USERS):
-                                users.start_soon(self.use, net, random.Random(self.rng.random()))
+                                users.start_soon(self.use, client, random.Random(self.rng.random()))
                     await self.check_that_nothing_is_left(net)
             nursery.cancel_scope.cancel()
         self.check_against_the_store()
@@ -170,40 +157,6 @@ class Schedule:
         for proxy in (net.main, net.runs):
             proxy.heal()
 
-    # Users.
-
-    async def use(self, net: TwoWays, rng: random.Random) -> None:
-        for _ in range(STARTS):
-            await trio.sleep(rng.random())
-            patience = rng.choice((0.001, 0.05, 0.5, float("inf"), float("inf"), float("inf")))
-            with trio.move_on_after(patience):
-                await self.start_and_follow(net, rng)
-
-    async def start_and_follow(self, net: TwoWays, rng: random.Random) -> None:
-        run: RunHandle | None = None
-        try:
-            run = await net.client.start_workflow("w", rng.choice(INPUTS))
-            known = run.known
-            choice = rng.randrange(4)
-            if choice == 0:
-                return
-            if choice == 1:
-                known = bool(await run.wait_known())
-            if choice == 2:
-                async with run.events() as events:
-                    self.read.append((run, [event async for event in events]))
-                known = True
-            try:
-                self.told.append((run, (await run.wait()).state))
-            except WorkflowFailed as exc:
-                self.told.append((run, exc.run.state))
-        except ConnectionLost as exc:
-            if (run is not None and run.known) or not exc.maybe_delivered:
-                raise AssertionError(f"{run} was known or never sent, and lost") from exc
-            self.lost += 1
-        else:
-            assert known or run.known
-
     # The truth.
 
     async def check_that_nothing_is_left(self, net: TwoWays) -> None:
@@ -215,12 +168,7 @@ class Schedule:
         assert len(self.server.connections) == 1
 
     def check_against_the_store(self) -> None:
-        stored = {run.id: run for run in self.server.runs()}
-        ours = [run.run_id for run, _ in self.told]
-        assert len(set(ours)) == len(ours), "two handles have the same run"
-        for run, state in self.told:
-            assert stored[run.run_id].state == state
-            assert stored[run.run_id].input_bytes == run._record.text
+        self.check_told(self.server.runs())
         for run, events in self.read:
             published = [
                 (event.type, str(event.data.get("step_name")))

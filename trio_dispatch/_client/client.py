@@ -226,7 +226,8 @@ class Client(ConnectedResource):
         Raises:
             TypeError, ValueError: an argument cannot be sent.
             ServerError: no workflow of that name is registered.
-            ConnectFailed: no connection could be made for the run.
+            ConnectFailed: no connection could be made for the run, with ``reconnect=False`` or
+                within ``max_reconnect_attempts`` attempts.
             NotSupported: over HTTP, where a run ends with its request.
         """
         self._needs_websocket("start_workflow()")

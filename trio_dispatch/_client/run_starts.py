@@ -233,7 +233,7 @@ class RunStarts:
 
     async def _follow_without_connection(self, record: RunRecord, error: DispatchError) -> None:
         """The connection was lost, which does not end the run: listen on the main connection."""
-        if record.run_id is None:
+        if record.run_id is None and record.tagged:
             await self._look_longer(record)
         if record.run_id is None:
             raise error
