@@ -35,6 +35,7 @@ def test_a_url_has_its_parts() -> None:
         "port": 8080,
         "resource": "/dwp?region=eu",
         "shown": "ws://example.com:8080/dwp",
+        "user_info": None,
     }
 
 
@@ -53,6 +54,22 @@ def test_each_scheme_has_its_port_and_is_encrypted_or_not(
     assert other.port == port + 1
     assert other.host_header == f"h:{port + 1}"
     assert read(f"{scheme}://h:{port}/dwp").host_header == "h"
+
+
+def test_user_and_password_are_kept_and_not_shown() -> None:
+    address = read("wss://us%65r:p%40ss%3A%2F@h/dwp")
+    assert address.user_info == "user:p@ss:/"
+    assert read("wss://only@h/dwp").user_info == "only:"
+    assert "p@ss" not in f"{address!r} {address.shown}"
+    assert "p%40ss" not in f"{address!r} {address.shown}"
+    for url in ("ws://a%0Ab:c@h/dwp", "ws://a%3Ab:c@h/dwp", "ws://a:b%00@h/dwp"):
+        assert "user and password" in complaint(url)
+
+
+def test_a_missing_path_is_guessed_at() -> None:
+    assert "did you mean ws://h/dwp?" in read("ws://h").hint_for(404)
+    assert "did you mean ws://h:8/dwp?" in read("ws://u:p@h:8/?token=x").hint_for(404)
+    assert read("ws://h").hint_for(502) == read("ws://h/x").hint_for(404) == ""
 
 
 def test_a_url_without_a_path_asks_for_the_root() -> None:

@@ -18,7 +18,6 @@ from trio_dispatch._link.settings import (
     Heartbeat,
     LinkSettings,
     read_addresses,
-    read_headers,
 )
 from trio_dispatch._link.tokens import TokenProvider, check_token
 from trio_dispatch._transport.websocket import Connector, choose_library
@@ -26,6 +25,7 @@ from trio_dispatch._wire.arguments import check_count, check_seconds
 from trio_dispatch._wire.codecs import JSON, MSGPACK, Codec
 from trio_dispatch._wire.dispatch_session import DispatchSession
 from trio_dispatch._wire.errors import NotSupported
+from trio_dispatch._wire.headers import check_one_authorization, read_headers
 from trio_dispatch._wire.url import Address
 
 Format = Literal["json", "msgpack"]
@@ -89,8 +89,9 @@ def read_options(
         check_token(token)
     if token_provider is not None and not callable(token_provider):
         raise TypeError("token_provider is a function that returns a token")
-    if token is not None or token_provider is not None:
-        _warn_of_the_clear(addresses)
+    extra = read_headers(headers)
+    check_one_authorization(addresses, extra)
+    _warn_of_the_clear(addresses, has_token=token is not None or token_provider is not None)
     if max_reconnect_attempts is not None:
         check_count(max_reconnect_attempts, "max_reconnect_attempts", least=0)
     if check_seconds(max_reconnect_delay, "max_reconnect_delay") < min_reconnect_delay:
@@ -100,7 +101,7 @@ def read_options(
         token=token,
         token_provider=token_provider,
         dial=DialSettings(
-            headers=read_headers(headers),
+            headers=extra,
             ssl_context=ssl_context,
             connect_timeout=check_seconds(connect_timeout, "connect_timeout"),
             max_message_size=check_count(max_message_size, "max_message_size"),
@@ -167,11 +168,12 @@ def _http_connection() -> Callable[..., AnyConnection]:
     return HttpConnection
 
 
-def _warn_of_the_clear(addresses: tuple[Address, ...]) -> None:
+def _warn_of_the_clear(addresses: tuple[Address, ...], *, has_token: bool) -> None:
     for address in addresses:
-        if not (address.secure or address.loopback):
+        secret = "a token" if has_token else "a password" if address.user_info else None
+        if secret is not None and not (address.secure or address.loopback):
             warnings.warn(
-                f"a token goes unencrypted to {address.shown}; use "
+                f"{secret} goes unencrypted to {address.shown}; use "
                 + ("https://" if address.is_http else "wss://"),
                 InsecureTokenWarning,
                 stacklevel=4,

@@ -19,6 +19,8 @@ import trio
 from trio_dispatch._link.interfaces import Owner
 from trio_dispatch._link.requests import Request
 from trio_dispatch._link.settings import DialSettings, Heartbeat
+from trio_dispatch._link.tokens import explain_refusal
+from trio_dispatch._transport.reasons import why
 from trio_dispatch._transport.websocket import (
     Transport,
     TransportClosed,
@@ -34,6 +36,7 @@ from trio_dispatch._wire.errors import (
     request_error,
 )
 from trio_dispatch._wire.frames import ErrorCode, Message
+from trio_dispatch._wire.headers import complete_headers
 from trio_dispatch._wire.session import (
     Answer,
     Failure,
@@ -90,6 +93,7 @@ class Connection:
         self._heartbeat = heartbeat
         self._log = logger
         self._scope = trio.CancelScope()
+        self._token: str | None = None
         self._transport: Transport | None = None
         self._established = trio.Event()
         self._closing = False
@@ -185,21 +189,22 @@ class Connection:
         self, nursery: trio.Nursery, get_token: Callable[[], Awaitable[str | None]]
     ) -> None:
         try:
-            token = await get_token()
+            token = self._token = await get_token()
         except ConnectFailed as exc:
             self._end(exc)
             return
-        bearer = (("Authorization", f"Bearer {token}"),) if token else ()
+        settings = self._settings
+        headers = complete_headers(self._address, token, settings.headers, settings.user_agent)
         try:
             self._transport = await open_transport(
                 nursery,
                 self._address,
-                headers=(*bearer, *self._settings.headers),
-                max_message_size=self._settings.max_message_size,
-                library=self._settings.library,
-                text_is_utf8=self._settings.text_is_utf8,
-                ssl_context=self._settings.ssl_context,
-                connector=self._settings.connector,
+                headers=headers,
+                max_message_size=settings.max_message_size,
+                library=settings.library,
+                text_is_utf8=settings.text_is_utf8,
+                ssl_context=settings.ssl_context,
+                connector=settings.connector,
             )
         except UpgradeRefused as exc:
             self._end(self._upgrade_error(exc, token))
@@ -223,17 +228,19 @@ class Connection:
             self._scope.cancel()
 
     def _dial_error(self, cause: BaseException) -> ConnectFailed:
-        reason = cause.__cause__ if isinstance(cause, trio.BrokenResourceError) else cause
-        error = ConnectFailed(f"cannot connect to {self._address.shown}: {reason or cause}")
+        reason = why(cause, self._address.host)
+        error = ConnectFailed(f"cannot connect to {self._address.shown}: {reason}")
         error.__cause__ = cause
         return error
 
     def _upgrade_error(self, cause: UpgradeRefused, token: str | None) -> Exception:
         if cause.status == ErrorCode.UNAUTHORIZED:
-            return AuthError(cause.status, "the WebSocket upgrade was refused", None, "auth")
+            refused = AuthError(cause.status, "the WebSocket upgrade was refused", None, "auth")
+            return explain_refusal(refused, token)
         how = cause.describe(token or "")
+        hint = self._address.hint_for(cause.status)
         error = ConnectFailed(
-            f"cannot connect to {self._address.shown}: {how}", retry_after(cause.headers)
+            f"cannot connect to {self._address.shown}: {how}{hint}", retry_after(cause.headers)
         )
         if not token:
             error.__cause__ = cause  # which holds all that the server said
@@ -344,7 +351,7 @@ class Connection:
         elif isinstance(outcome, Ready):
             self._on_ready(outcome)
         elif isinstance(outcome, Refused):
-            self._end(request_error(outcome.error, "auth"))
+            self._end(explain_refusal(request_error(outcome.error, "auth"), self._token))
         elif isinstance(outcome, Stray):
             self._owner.on_stray(outcome.frame)
         else:

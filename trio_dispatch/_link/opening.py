@@ -100,8 +100,16 @@ def make_supervisor(
     logger: logging.Logger | None = None,
 ) -> Supervisor:
     """Make what keeps a link connected; it does nothing yet."""
+    addresses = read_addresses(url, "ws", "wss")
+    if auth_token is not None or token_provider is not None:
+        for address in addresses:
+            if address.user_info is not None:
+                raise ValueError(
+                    f"{address.shown} has a user and a password, which go where the token goes: "
+                    "in the Authorization header"
+                )
     settings = LinkSettings(
-        addresses=read_addresses(url, "ws", "wss"),
+        addresses=addresses,
         token=auth_token,
         token_provider=token_provider,
         fail_first_connect=fail_first_connect,

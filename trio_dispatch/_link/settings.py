@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import logging
-import re
 import ssl
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import attrs
@@ -17,8 +17,7 @@ from trio_dispatch._transport.websocket import Connector, Library, choose_librar
 from trio_dispatch._wire.session import FrameSession
 from trio_dispatch._wire.url import Address, parse_url
 
-_HEADER_NAME: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
-_HEADER_VALUE: Final = re.compile(r"[!-~]([ \t!-~]*[!-~])?|")
+USER_AGENT: Final = f"trio-dispatch/{importlib.metadata.version('trio-dispatch')}"
 
 LOGGER = logging.getLogger("trio_dispatch")
 
@@ -36,6 +35,7 @@ class DialSettings:
     """What every dial needs, whichever address it goes to."""
 
     headers: tuple[tuple[str, str], ...] = attrs.field(default=(), repr=False)
+    user_agent: str = USER_AGENT
     ssl_context: ssl.SSLContext | None = None
     connector: Connector | None = None
     connect_timeout: float = 10.0
@@ -79,16 +79,3 @@ def read_addresses(url: str | Sequence[str], *schemes: str) -> tuple[Address, ..
     if not urls:
         raise ValueError("at least one URL is needed")
     return tuple(parse_url(u, *schemes) for u in urls)
-
-
-def read_headers(
-    headers: Mapping[str, str] | Sequence[tuple[str, str]],
-) -> tuple[tuple[str, str], ...]:
-    """Read extra HTTP headers. Raises `ValueError` for what cannot stand in one."""
-    pairs = tuple(headers.items() if isinstance(headers, Mapping) else headers)
-    for name, value in pairs:
-        if not _HEADER_NAME.fullmatch(name):
-            raise ValueError(f"not the name of an HTTP header: {name!r}")
-        if not _HEADER_VALUE.fullmatch(value):  # which may be a secret
-            raise ValueError(f"the HTTP header {name} has a value that is not printable ASCII")
-    return pairs

@@ -38,7 +38,7 @@ from trio_dispatch._link.interfaces import AnyConnection, Observer
 from trio_dispatch._link.reconnecting import Reconnecting, together
 from trio_dispatch._link.requests import Lane, Outbox, Request, timed_out
 from trio_dispatch._link.settings import DialSettings, LinkSettings
-from trio_dispatch._link.tokens import get_token
+from trio_dispatch._link.tokens import Tokens
 from trio_dispatch._transport.block import Blocks
 from trio_dispatch._wire.codecs import JSON
 from trio_dispatch._wire.errors import (
@@ -99,6 +99,12 @@ class Supervisor:
         self._lost_at: float | None = None
         self._up_since = 0.0
         self._address = settings.addresses[0]
+        self._tokens = Tokens(
+            settings.token,
+            settings.token_provider,
+            settings.dial.connect_timeout / 2,
+            settings.logger,
+        )
         self._announcer = Announcer()
         self._sweeper = trio.lowlevel.ParkingLot()
         self._blocks = Blocks()
@@ -384,7 +390,7 @@ class Supervisor:
             if self._closing:
                 self._scope.cancel()
                 return
-            reason = _as_error(connection.ending)
+            reason = self._tokens.judge(_as_error(connection.ending))
             if connection.was_ready:
                 failed.clear()
                 self._after_loss(connection)
@@ -427,8 +433,7 @@ class Supervisor:
 
     async def get_token(self) -> str | None:
         """Ask the provider for a token; the fixed one if there is none, or it fails."""
-        settings = self._settings
-        return await get_token(settings.token, settings.token_provider, self._log)
+        return await self._tokens.get()
 
     def _after_loss(self, connection: AnyConnection) -> None:
         """Decide the fate of everything that had been written to *connection*."""

@@ -5,9 +5,14 @@ from __future__ import annotations
 import inspect
 import logging
 from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+import trio
 
 from trio_dispatch._wire.arguments import check_text
-from trio_dispatch._wire.errors import ConnectFailed
+from trio_dispatch._wire.errors import AuthError, ConnectFailed, DispatchError, RequestError
+
+E = TypeVar("E", bound=RequestError)
 
 TokenProvider = Callable[[], "str | Awaitable[str]"]
 """Returns a token, sync or async; asked before every connection attempt."""
@@ -30,27 +35,74 @@ def check_token(token: object) -> str:
     return text
 
 
-async def get_token(
-    token: str | None, provider: TokenProvider | None, logger: logging.Logger
-) -> str | None:
-    """Ask *provider* for a token; return *token* if there is no provider, or it fails.
+def explain_refusal(error: E, token: str | None) -> E:
+    """Add to the error of a refused session that no token was given, if none was."""
+    if token is None and isinstance(error, AuthError) and error.details is None:
+        error.details = "no token was given: pass token= or token_provider="
+        error.args = (error.code, error.message, error.details, error.method)
+    return error
 
-    Raises:
-        ConnectFailed: the provider failed, and there is no *token*. Connecting without one would
-            only show a false "refused".
+
+class Tokens:
+    """Gives the token for each attempt to connect.
+
+    Args:
+        token: the fixed one; with a provider, the one to use if the provider fails.
+        provider: is asked before each attempt.
+        patience: seconds for the provider, if there is a token to fall back to.
+        logger: where failures of the provider go.
     """
-    if provider is None:
-        return token
-    try:
-        provided = provider()
-        if inspect.isawaitable(provided):
-            provided = await provided
-        return check_token(provided)
-    except Exception as exc:
-        if token is None:
-            raise ConnectFailed(
-                f"the token provider failed, and there is no token= instead: "
-                f"{type(exc).__name__}: {exc}"
-            ) from exc
-        logger.warning("the token provider failed; falling back to token=", exc_info=True)
-        return token
+
+    def __init__(
+        self,
+        token: str | None,
+        provider: TokenProvider | None,
+        patience: float,
+        logger: logging.Logger,
+    ) -> None:
+        self._token = token
+        self._provider = provider
+        self._patience = patience
+        self._log = logger
+        self._failure: Exception | None = None
+        """Why the last token is not the provider's."""
+
+    async def get(self) -> str | None:
+        """Ask the provider; return the fixed token if there is no provider, or it fails.
+
+        Raises:
+            ConnectFailed: the provider failed, and there is no fixed token. Connecting without one
+                would only show a false "refused".
+        """
+        self._failure = None
+        if self._provider is None:
+            return self._token
+        try:
+            with trio.fail_after(float("inf") if self._token is None else self._patience):
+                provided = self._provider()
+                if inspect.isawaitable(provided):
+                    provided = await provided
+                return check_token(provided)
+        except Exception as exc:
+            if self._token is None:
+                raise ConnectFailed(
+                    "the token provider failed, and there is no token= instead: "
+                    f"{type(exc).__name__}: {exc}"
+                ) from exc
+            self._failure = exc
+            self._log.warning("the token provider failed; falling back to token=", exc_info=True)
+            return self._token
+
+    def judge(self, reason: DispatchError) -> DispatchError:
+        """Look at why an attempt failed: a refused fallback only shows that the provider is away.
+
+        So it is no refusal, of which few end a client, but an attempt that failed.
+        """
+        if not isinstance(reason, AuthError) or self._failure is None:
+            return reason
+        error = ConnectFailed(
+            f"{reason}: this was token=, because the token provider failed: "
+            f"{type(self._failure).__name__}: {self._failure}"
+        )
+        error.__cause__ = reason
+        return error

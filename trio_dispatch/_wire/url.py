@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from ipaddress import ip_address
 from typing import Final
-from urllib.parse import SplitResult, urlsplit
+from urllib.parse import SplitResult, unquote, urlsplit
 
 import attrs
 
@@ -26,6 +26,8 @@ class Address:
     """Path and query: what the HTTP request line asks for."""
     shown: str
     """The URL without secrets, for messages and logs."""
+    user_info: str | None = attrs.field(default=None, repr=False)
+    """The user and password of the URL as ``user:password``, decoded; None if it has none."""
 
     @property
     def secure(self) -> bool:
@@ -51,6 +53,12 @@ class Address:
             return ip_address(self.host).is_loopback
         except ValueError:
             return False
+
+    def hint_for(self, status: int) -> str:
+        """What to look at, behind a message that says that this URL was answered by *status*."""
+        if status in (404, 405) and self.resource.partition("?")[0] == "/":
+            return f"; the URL has no path: did you mean {self.shown.rstrip('/')}/dwp?"
+        return ""
 
     @property
     def host_header(self) -> str:
@@ -95,8 +103,24 @@ def parse_url(url: object, *schemes: str) -> Address:
         )
     resource = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
     return Address(
-        scheme, parts.hostname, _PORTS[scheme] if port is None else port, resource, _shown(parts)
+        scheme,
+        parts.hostname,
+        _PORTS[scheme] if port is None else port,
+        resource,
+        _shown(parts),
+        _user_info(parts),
     )
+
+
+def _user_info(parts: SplitResult) -> str | None:
+    info, at, _ = parts.netloc.rpartition("@")
+    if not at:
+        return None
+    user, _, password = info.partition(":")
+    decoded = f"{unquote(user)}:{unquote(password)}"
+    if not decoded.isprintable() or ":" in unquote(user):
+        raise ValueError("the user and password of a URL are printable, and the user has no ':'")
+    return decoded
 
 
 def _shown(parts: SplitResult) -> str:

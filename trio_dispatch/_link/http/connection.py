@@ -30,6 +30,7 @@ from trio_dispatch._link.http.wire import (
 from trio_dispatch._link.interfaces import Owner
 from trio_dispatch._link.requests import Lane, Request
 from trio_dispatch._link.settings import DialSettings
+from trio_dispatch._link.tokens import explain_refusal
 from trio_dispatch._wire.errors import (
     AuthError,
     ConnectFailed,
@@ -94,6 +95,7 @@ class HttpConnection:
         self._work = trio.Event()
         self._ids = itertools.count(1)
         self._over = False
+        self._token: str | None = None
         self._wire: HttpWire
         self._nursery: trio.Nursery | None = None
 
@@ -133,11 +135,10 @@ class HttpConnection:
         """Serve, and return when the server cannot be reached or does not want us."""
         deadline = trio.current_time() + self._settings.connect_timeout
         with self._scope:
-            token = None
             with self._until(deadline, "the token provider gave none"):
-                token = await get_token()
+                self._token = await get_token()
             await trio.lowlevel.checkpoint_if_cancelled()
-            async with HttpWire(self._address, self._settings, token) as self._wire:
+            async with HttpWire(self._address, self._settings, self._token) as self._wire:
                 with self._until(deadline, f"no answer from {self._address.shown}"):
                     await self._begin()
                 async with trio.open_nursery() as self._nursery:
@@ -159,15 +160,16 @@ class HttpConnection:
         try:
             answer = await self._post(frame)
         except (NotDelivered, Interrupted, NotAFrame) as exc:
+            hint = self._address.hint_for(exc.status) if isinstance(exc, NotAFrame) else ""
             error = ConnectFailed(
-                f"cannot connect to {self._address.shown}: {exc}",
+                f"cannot connect to {self._address.shown}: {exc}{hint}",
                 exc.retry_after if isinstance(exc, NotAFrame) else None,
             )
             error.__cause__ = exc
             self._end(error)
         else:
             if answer.error is not None and answer.error.code == ErrorCode.UNAUTHORIZED:
-                self._end(request_error(answer.error, "auth"))
+                self._end(explain_refusal(request_error(answer.error, "auth"), self._token))
                 return
             # Any other error, of a missing scope perhaps, is an answer.
             self.was_ready = True

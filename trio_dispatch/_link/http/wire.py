@@ -21,11 +21,13 @@ import trio
 
 from trio_dispatch._link.http.memory import MemoryTransport
 from trio_dispatch._link.settings import DialSettings
-from trio_dispatch._transport.httpx_tools import Once, reason
+from trio_dispatch._transport.httpx_tools import Once
+from trio_dispatch._transport.reasons import why
 from trio_dispatch._wire.answers import describe_answer, retry_after
 from trio_dispatch._wire.codecs import JSON, UndecodableFrame
 from trio_dispatch._wire.errors import DispatchError, ProtocolError, request_error
 from trio_dispatch._wire.frames import ErrorBody, ErrorCode, Frame, WireFrame
+from trio_dispatch._wire.headers import complete_headers
 from trio_dispatch._wire.url import Address
 
 _JSON_TYPE: Final = "application/json"
@@ -97,15 +99,15 @@ def error_of(answer: NotAFrame, method: str, *, safe: bool) -> DispatchError:
 
 
 @contextmanager
-def _telling_what_was_lost() -> Generator[None, None, None]:
+def _telling_what_was_lost(host: str) -> Generator[None, None, None]:
     """Make httpx's errors those of this module."""
     try:
         yield
     except (httpx.ConnectError, httpx.ConnectTimeout, httpx.ProxyError) as exc:
-        raise NotDelivered(reason(exc)) from exc
+        raise NotDelivered(why(exc, host)) from exc
     except httpx.HTTPError as exc:
         orderly = isinstance(exc, httpx.RemoteProtocolError)
-        raise Interrupted(reason(exc), orderly=orderly) from exc
+        raise Interrupted(why(exc, host), orderly=orderly) from exc
 
 
 class HttpWire:
@@ -118,6 +120,7 @@ class HttpWire:
     def __init__(self, address: Address, dial: DialSettings, token: str | None) -> None:
         scheme = "https" if address.secure else "http"
         path, _, query = address.resource.partition("?")
+        self._host = address.host
         self._path = path.rstrip("/")
         self._base = f"{scheme}://{address.host_header}{self._path}"
         self._query = f"{query}&" if query else ""
@@ -132,7 +135,7 @@ class HttpWire:
         connector = dial.connector
         self._http = httpx.AsyncClient(
             verify=context,
-            headers=list(dial.headers),
+            headers=list(complete_headers(address, None, dial.headers, dial.user_agent)),
             # All other waiting is the caller's, who has a scope for it.
             timeout=httpx.Timeout(None, connect=dial.connect_timeout),
             limits=httpx.Limits(max_connections=None, max_keepalive_connections=20),
@@ -161,7 +164,7 @@ class HttpWire:
             NotAFrame: the answer is none.
         """
         frame = msgspec.structs.replace(frame, token=self._token or "")
-        with _telling_what_was_lost():
+        with _telling_what_was_lost(self._host):
             request = self._request("POST", "/rpc", self._query.removesuffix("&"))
             text = JSON.encode(frame)
             request.headers["Content-Type"] = _JSON_TYPE
@@ -195,7 +198,7 @@ class HttpWire:
             NotAFrame: the answer is no event stream.
         """
         query = f"{self._query}token={quote(self._token or '', '')}&channel={quote(channel, '')}"
-        with _telling_what_was_lost():
+        with _telling_what_was_lost(self._host):
             request = self._request("GET", "/sse", query)
             request.headers["Accept"] = _STREAM_TYPE
             request.headers["Cache-Control"] = "no-store"

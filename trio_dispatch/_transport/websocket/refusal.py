@@ -23,6 +23,9 @@ REFUSAL_SIZE: Final = 4096
 """Bytes of the body of a refusal that are read."""
 
 
+_TLS_ALERT: Final = b"\x15\x03"
+
+
 class ResponseHead:
     """Finds where the head of the response to the upgrade ends, however the bytes are split."""
 
@@ -38,10 +41,12 @@ class ResponseHead:
         """Take what was read. Returns how much of it belongs to the head; -1: all, and not all.
 
         Raises:
-            TransportClosed: the head is larger than `MAX_HEAD`.
+            TransportClosed: it is no HTTP, or larger than `MAX_HEAD`.
         """
         before = len(self._head)
         self._head += data
+        if self._head.startswith(_TLS_ALERT):
+            raise self.broken()
         # A bare LF ends a line as well, for the libraries that read this next.
         ends = [
             at + len(mark)
@@ -51,6 +56,13 @@ class ResponseHead:
         if not ends and len(self._head) > MAX_HEAD:
             raise TransportClosed("the answer to the upgrade has no end")
         return min(ends) - before if ends else -1
+
+    def broken(self) -> TransportClosed:
+        """Make the error for a connection that ends before the answer does."""
+        if self._head.startswith(_TLS_ALERT):
+            return TransportClosed("the server speaks TLS there: did you mean wss://?")
+        where = "in the middle of the answer to" if self._head else "before the answer to"
+        return TransportClosed(f"the connection ended {where} the upgrade")
 
     async def read_refusal(self, stream: trio.abc.ReceiveStream) -> UpgradeRefused:
         """Read the rest of an answer that does not accept, and return it as an error.

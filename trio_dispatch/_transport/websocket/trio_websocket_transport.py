@@ -17,6 +17,7 @@ from trio_dispatch._transport.websocket.refusal import ResponseHead
 from trio_dispatch._transport.websocket.splitter import FrameSplitter
 from trio_dispatch._transport.websocket.stream import WireStream
 from trio_dispatch._wire.frames import Message
+from trio_dispatch._wire.headers import split_host
 from trio_dispatch._wire.url import Address
 
 _log = logging.getLogger("trio_dispatch.transport")
@@ -37,6 +38,7 @@ async def upgrade(
     text_is_utf8: bool,
 ) -> TrioWebSocketTransport:
     """Do the handshake on *stream*; the library's tasks stay in *nursery*."""
+    host_header, others = split_host(address, tuple(headers))
     inbox = Inbox()
     splitting = SplittingStream(
         stream, inbox, FrameSplitter(max_message_size, text_is_utf8=text_is_utf8)
@@ -51,13 +53,13 @@ async def upgrade(
         try:
             async with trio.open_nursery() as inner:
                 async with trio.open_nursery() as handshake:
-                    handshake.start_soon(_raise_when_broken, stream)
+                    handshake.start_soon(splitting.raise_when_broken)
                     connection = await trio_websocket.wrap_client_stream(
                         inner,
                         splitting,  # type: ignore[arg-type]  # any Stream will do, says its docstring
-                        address.host_header,
+                        host_header,
                         address.resource,
-                        extra_headers=[(name.encode(), value.encode()) for name, value in headers],
+                        extra_headers=[(name.encode(), value.encode()) for name, value in others],
                         message_queue_size=QUEUED_MESSAGES,
                         max_message_size=max_message_size,
                         receive_buffer_size=READ_SIZE,
@@ -78,11 +80,6 @@ async def upgrade(
             raise TransportClosed(f"the WebSocket handshake failed: {cause}") from cause
 
     return TrioWebSocketTransport(stream, inbox, await nursery.start(host))
-
-
-async def _raise_when_broken(stream: WireStream) -> None:
-    await stream.broken.wait()
-    raise TransportClosed("the connection ended during the handshake")
 
 
 class Inbox:
@@ -150,6 +147,11 @@ class SplittingStream(trio.abc.Stream):
             if self._head is not None:
                 return await self._end_of_head(self._head, data)
             self._splitter.put_back(data)
+
+    async def raise_when_broken(self) -> None:
+        """Wait until the connection fails during the handshake, and raise."""
+        await self._stream.broken.wait()
+        raise (self._head or ResponseHead()).broken()
 
     async def _end_of_head(self, head: ResponseHead, data: bytes | bytearray) -> bytes | bytearray:
         end = head.find_end(data)

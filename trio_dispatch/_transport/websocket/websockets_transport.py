@@ -29,6 +29,7 @@ from trio_dispatch._transport.websocket.refusal import ResponseHead
 from trio_dispatch._transport.websocket.splitter import FrameSplitter
 from trio_dispatch._transport.websocket.stream import WireStream
 from trio_dispatch._wire.frames import Message
+from trio_dispatch._wire.headers import split_host
 from trio_dispatch._wire.url import Address
 
 READ_SIZE: Final = 64 * 1024
@@ -63,7 +64,9 @@ async def upgrade(
     # No extensions: a Dispatch server agrees to none.
     protocol = ClientProtocol(uri, max_size=max_message_size, logger=_logger)
     request = protocol.connect()
-    for name, value in headers:
+    host, others = split_host(address, tuple(headers))
+    del request.headers["Host"]
+    for name, value in (("Host", host), *others):
         request.headers[name] = value
     protocol.send_request(request)
     splitter = FrameSplitter(max_message_size, text_is_utf8=text_is_utf8)
@@ -110,9 +113,9 @@ class WebsocketsTransport:
 
     async def shake_hands(self) -> None:
         """Send the request and read the response."""
+        head, end, data = ResponseHead(), -1, b""
         try:
             await self._write()
-            head, end, data = ResponseHead(), -1, b""
             while end < 0 and self._protocol.handshake_exc is None:
                 data = bytes(await self._stream.receive_some(READ_SIZE))
                 end = head.find_end(data)
@@ -122,7 +125,7 @@ class WebsocketsTransport:
                 self._protocol.receive_data(data[:end] if end >= 0 else data)
             self._protocol.events_received()
         except (trio.BrokenResourceError, trio.ClosedResourceError) as exc:
-            raise TransportClosed("the connection ended during the handshake") from exc
+            raise head.broken() from exc
         failure = self._protocol.handshake_exc
         if failure is not None:
             cause = failure.__cause__ or failure
