@@ -8,7 +8,7 @@ from trio_dispatch._client.opening import connect_client, open_client
 from trio_dispatch._client.options import InsecureTokenWarning
 from trio_dispatch._client.run_handle import RunEvents, RunHandle
 from trio_dispatch._client.statistics import ClientStatistics
-from trio_dispatch._client.subscriptions import Subscription, SubscriptionStatistics
+from trio_dispatch._client.subscription import Subscription, SubscriptionStatistics
 from trio_dispatch._client.watching import RunWatch
 from trio_dispatch._link.events import Connected, ConnectionEvent, Disconnected, LinkEvents
 from trio_dispatch._link.instruments import Instrument, RequestRecord

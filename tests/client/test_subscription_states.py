@@ -7,6 +7,7 @@ from datetime import datetime, timezone
 import pytest
 import trio
 
+from trio_dispatch._client.subscription import Subscription
 from trio_dispatch._client.subscriptions import Subscriptions
 from trio_dispatch._link.requests import Request
 from trio_dispatch._wire.frames import WireFrame
@@ -18,13 +19,12 @@ class NoLink:
 
     def __init__(self) -> None:
         self.connected = True
+        self.closed = False
 
     def check_open(self) -> None: ...
 
     def submit(self, request: Request) -> None:
         request.finish(WireFrame(ts=datetime.min.replace(tzinfo=timezone.utc)))
-
-    def watch(self, request: Request) -> None: ...
 
     def withdraw(self, request: Request) -> None: ...
 
@@ -34,14 +34,15 @@ class NoLink:
 
 @pytest.mark.parametrize("since", [None, datetime(1, 1, 1), datetime(2026, 11, 21)])
 async def test_a_gap_begins_wherever_the_servers_clock_stood(since: datetime | None) -> None:
-    subscriptions, link = Subscriptions(), NoLink()
-    subscriptions.use(link)
+    link, subscriptions = NoLink(), Subscriptions()
+    (feed,) = subscriptions.feeds
+    feed.send_over(link)
     last = since and since.replace(tzinfo=timezone.utc)
-    async with subscriptions.open(("jobs",), 10, "raise") as events:
+    async with Subscription(subscriptions, ["jobs"], 10, "raise") as events:
         link.connected = False
-        subscriptions.on_lost(last)
+        feed.on_lost(last)
         link.connected = True
-        subscriptions.on_ready()
+        feed.on_ready()
         with trio.fail_after(1):
             gap = await events.receive()
         assert isinstance(gap, StreamGap)

@@ -9,8 +9,22 @@ import pytest
 import trio
 
 import trio_dispatch
-from tests.client.support import WEBSOCKETS, make_server, open_memory_client
-from trio_dispatch import Client, Event, Frame, Subscription, SubscriptionOverflow
+from tests.client.support import (
+    WEBSOCKETS,
+    make_server,
+    memory_client,
+    open_memory_client,
+    through,
+)
+from trio_dispatch import (
+    Client,
+    Event,
+    Frame,
+    RequestTimeout,
+    Subscription,
+    SubscriptionOverflow,
+)
+from trio_dispatch._client.opening import running
 from trio_dispatch._wire.codecs import JSON
 from trio_dispatch._wire.frames import WireFrame
 
@@ -191,6 +205,144 @@ async def test_a_channel_left_and_entered_again_at_once_stays(autojump_clock: ob
         assert server.connections[0].channels == frozenset()
 
 
+async def test_leaving_and_coming_back_within_a_round_trip_hangs_nobody(
+    autojump_clock: object,
+) -> None:
+    server = make_server()
+    async with open_memory_client(server) as client:
+        for times in (1, 2, 3):
+            await client.stats()  # answered after everything that was queued before
+            server.delay("subscribe", 0.2)
+            for _ in range(times):
+                with trio.move_on_after(0.05):
+                    async with client.subscribe("jobs"):
+                        pytest.fail("the server has not answered yet")
+            with trio.fail_after(10):
+                async with client.subscribe("jobs") as events:
+                    handle = await client.enqueue("noop")
+                    assert (await events.receive()).job_id == handle.job_id
+
+
+async def test_unsubscribing_what_is_not_restored_yet_closes_the_gap(
+    autojump_clock: object,
+) -> None:
+    server = make_server()
+    async with open_memory_client(server, min_reconnect_delay=0.01) as client:
+        async with client.subscribe("jobs", "workflows") as events:
+            server.delay("subscribe", 5, times=2)
+            server.drop_connections()
+            await trio.sleep(9)  # "jobs" is restored, and "workflows" not yet
+            await events.unsubscribe("workflows")
+            handle = await client.enqueue("noop")
+            with trio.fail_after(10):
+                assert isinstance(await events.receive(), trio_dispatch.StreamGap)
+                assert (await events.receive()).job_id == handle.job_id
+
+
+async def test_a_subscription_that_gives_up_harms_nobody_else(autojump_clock: object) -> None:
+    """Over HTTP, while its event stream is being opened."""
+    server, slow = make_server(), False
+
+    async def connect(address: object) -> trio.abc.Stream:
+        if slow:
+            await trio.sleep(1)
+        return await server.open_stream()
+
+    async with server.run(), running(through(memory_client(server), connect)) as client:
+        for patience in (0, 0.2, 0.5, 1.5):
+            slow = True
+            with trio.move_on_after(patience):
+                async with client.subscribe("jobs"):
+                    pass
+            slow = False
+            await trio.sleep(5)
+            async with client.subscribe("jobs") as events:
+                handle = await client.enqueue("noop")
+                assert (await events.receive()).job_id == handle.job_id
+
+
+async def test_a_subscription_that_times_out_says_whether_it_was_sent(
+    autojump_clock: object,
+) -> None:
+    server = make_server()
+    async with open_memory_client(server, request_timeout=1) as client:
+        server.delay("subscribe", 5)
+        with pytest.raises(RequestTimeout, match=r"subscribe to jobs.*it was sent") as written:
+            async with client.subscribe("jobs"):
+                pytest.fail("entered")
+        assert written.value.maybe_delivered
+        await trio.sleep(10)
+        assert client.statistics().wanted_channels == 0
+
+
+@pytest.mark.wires(*WEBSOCKETS)
+async def test_a_subscription_that_was_never_sent_says_so(autojump_clock: object) -> None:
+    server = make_server()
+    async with open_memory_client(server, request_timeout=1, min_reconnect_delay=10) as client:
+        server.drop_connections()
+        await trio.sleep(1)
+        with pytest.raises(RequestTimeout, match="it was never sent") as caught:
+            async with client.subscribe("jobs"):
+                pytest.fail("entered")
+        assert not caught.value.maybe_delivered
+
+
+async def test_what_one_subscriber_does_to_an_event_no_other_sees(autojump_clock: object) -> None:
+    async with open_memory_client(make_server()) as client:
+        async with client.subscribe("jobs") as first, client.subscribe("jobs") as second:
+            await client.enqueue("noop")
+            one, two = await first.receive(), await second.receive()
+            assert one.data == two.data
+            one.data.clear()  # type: ignore[attr-defined]
+            assert two.data["job_name"] == "noop"
+
+
+async def test_buffers_are_bounded_by_bytes_too(autojump_clock: object) -> None:
+    server = make_server()
+    async with open_memory_client(server) as client:
+        async with client.subscribe("jobs") as raising:
+            async with client.subscribe("jobs", overflow="drop_oldest") as dropping:
+                for n in range(5):
+                    server.publish(
+                        "job.completed", f"job:{n}", {"job_id": str(n), "text": "x" * 4 * 1024**2}
+                    )
+                    await trio.sleep(1)
+                for events in (raising, dropping):
+                    statistics = events.statistics()
+                    assert statistics.buffer_bytes == 16 * 1024**2
+                    assert statistics.stored_bytes <= statistics.buffer_bytes
+                    assert statistics.stored == 3
+                    assert statistics.dropped == 2
+                assert [(await dropping.receive()).job_id for _ in range(3)] == ["2", "3", "4"]
+            assert [(await raising.receive()).job_id for _ in range(3)] == ["0", "1", "2"]
+            with pytest.raises(SubscriptionOverflow, match="2 events"):
+                await raising.receive()
+
+
+@pytest.mark.wires(*WEBSOCKETS)
+async def test_an_odd_event_is_lost_and_counted_and_harms_nothing_else(
+    autojump_clock: object,
+) -> None:
+    odd: list[dict[str, object]] = [
+        {"data": []},
+        {"data": "text"},
+        {"data": 7},
+        {"data": {"type": "job.completed", "topic": "job:1", "data": 7}},
+    ]
+    async with open_memory_client(make_server()) as client:
+        async with client.subscribe("jobs", "firehose") as events:
+            for fields in odd:
+                client._observer.on_push(wire(fields))
+            assert client.statistics().undecodable_events == len(odd)
+            values: list[object] = ["", None, 7, [], {}]
+            for value in values:
+                data = {"type": "x", "topic": "job:", "data": {"job_id": value, "run_id": value}}
+                client._observer.on_push(wire({"data": data}))
+                event = await events.receive()
+                assert (event.job_id, event.run_id) == (None, None)
+                assert event.channels == ("firehose",)
+
+
 async def test_after_the_block_reading_is_a_mistake(autojump_clock: object) -> None:
     async with open_memory_client(make_server()) as client:
         async with trio.open_nursery() as nursery:
@@ -206,7 +358,7 @@ async def test_after_the_block_reading_is_a_mistake(autojump_clock: object) -> N
             await events.receive()
         with pytest.raises(RuntimeError, match="once"):
             await events.__aenter__()
-        with pytest.raises(RuntimeError, match="enter the subscription"):
+        with pytest.raises(RuntimeError, match=r"async with client\.subscribe"):
             await client.subscribe("jobs").receive()
         await events.aclose()
 

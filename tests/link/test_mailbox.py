@@ -54,7 +54,7 @@ def take(box: Mailbox[int]) -> object:
     except ConnectionLost:
         return "lost"
     if isinstance(item, StreamGap):
-        return "gap", item.since, item.until
+        return ("gap", item.since, item.until, *filter(None, [item.server]))
     return item
 
 
@@ -537,10 +537,20 @@ def test_raise_an_overflow_and_a_gap_are_told_one_after_the_other() -> None:
     box.put(3)
     box.close_gap(at(2))
     box.put(4)
-    # What was missed beyond the gap counts as missed before it: nothing is told twice, or never.
-    assert take_all(box) == [1, "missed 3", ("gap", at(1), at(2)), "nothing"]
-    box.put(5)
-    assert take_all(box) == [5, "nothing"]
+    # What was missed behind the gap is counted behind it.
+    assert take(box) == 1
+    box.put(5)  # not stored: the reader has not been told yet
+    told = [take(box), take(box)]
+    box.put(6)  # nor now: there is another overflow to be told of
+    assert told + take_all(box) == [
+        "missed 1",
+        ("gap", at(1), at(2)),
+        "missed 4",
+        "nothing",
+    ]
+    box.put(7)
+    assert take_all(box) == [7, "nothing"]
+    assert box.dropped == 5
 
 
 def test_raise_the_mailbox_may_overflow_while_a_gap_is_open() -> None:
@@ -587,6 +597,158 @@ async def test_what_came_behind_an_open_gap_can_be_read_when_the_stream_ends(
     assert got == [StreamGap(since=at(1), until=None), 1]
 
 
+def gap(server: str, since: int, until: int) -> StreamGap:
+    """A gap in the stream of one of several servers."""
+    return StreamGap(since=at(since), until=at(until), server=server)
+
+
+def test_a_server_that_is_lost_holds_up_no_other() -> None:
+    box: Mailbox[str] = Mailbox(100, "raise")
+    box.put("a1", server="a")
+    box.open_gap(at(1), "a")
+    box.put("b1", server="b")
+    box.put("a2", server="a")  # one of its channels is restored already
+    box.put("b2", server="b")
+    assert [box.receive_nowait() for _ in range(3)] == ["a1", "b1", "b2"]
+    with pytest.raises(trio.WouldBlock):
+        box.receive_nowait()
+    box.put("b3", server="b")
+    box.close_gap(at(2), "a")
+    box.put("a3", server="a")
+    assert len(box) == 3
+    assert [box.receive_nowait() for _ in range(4)] == ["b3", gap("a", 1, 2), "a2", "a3"]
+
+
+def test_gaps_of_several_servers_are_told_apart_and_each_is_one() -> None:
+    box: Mailbox[str] = Mailbox(100, "raise")
+    for n in range(3):
+        for server in ("a", "b"):
+            box.open_gap(at(10 * n), server)
+        for server in ("b", "a"):
+            box.close_gap(at(10 * n + 5), server)
+    assert [box.receive_nowait() for _ in range(2)] == [gap("b", 0, 25), gap("a", 0, 25)]
+    with pytest.raises(trio.WouldBlock):
+        box.receive_nowait()
+
+
+def test_drop_oldest_drops_across_servers_and_then_behind_open_gaps() -> None:
+    box: Mailbox[str] = Mailbox(2, "drop_oldest")
+    box.open_gap(at(1), "a")
+    box.put("a1", server="a")
+    box.put("b1", server="b")
+    box.put("a2", server="a")
+    box.put("a3", server="a")
+    assert box.dropped == 2  # b1, and then a1
+    box.close_gap(at(2), "a")
+    assert [box.receive_nowait() for _ in range(3)] == [gap("a", 1, 2), "a2", "a3"]
+
+
+@given(
+    st.lists(
+        st.tuples(st.sampled_from(["put", "lose", "restore", "take"]), st.sampled_from("ab")),
+        max_size=60,
+    )
+)
+def test_each_of_two_servers_has_the_stream_that_it_would_have_alone(
+    steps: list[tuple[str, str]],
+) -> None:
+    both: Mailbox[str] = Mailbox(1000, "raise")
+    alone: dict[str, Mailbox[str]] = {server: Mailbox(1000, "raise") for server in "ab"}
+    got: list[object] = []
+    got_alone: dict[str, list[object]] = {"a": [], "b": []}
+
+    def read(box: Mailbox[str]) -> list[object]:
+        found: list[object] = []
+        while True:
+            one = take(box)  # type: ignore[arg-type]
+            if one in ("nothing", "end"):
+                return found
+            found.append(one)
+
+    for n, (step, server) in enumerate(steps):
+        for box in (both, alone[server]):
+            if step == "put":
+                box.put(f"{server}{n}", server=server)
+            elif step == "lose":
+                box.open_gap(at(n), server)
+            elif step == "restore":
+                box.close_gap(at(n), server)
+        if step == "take":
+            got += read(both)
+            for name, box in alone.items():  # they are read at the same moments
+                got_alone[name] += read(box)
+    both.end()
+    got += read(both)
+    for server, box in alone.items():
+        box.end()
+        expected = got_alone[server] + read(box)
+        found = [
+            one for one in got if (one[3] if isinstance(one, tuple) else str(one)[0]) == server
+        ]
+        assert _without_repeated_gaps(found) == _without_repeated_gaps(expected)
+
+
+def _without_repeated_gaps(found: list[object]) -> list[object]:
+    """Gaps of one server that merge or not, as another server's items stand between them or not."""
+    kept: list[object] = []
+    for one in found:
+        last = kept[-1] if kept else None
+        if isinstance(one, tuple) and isinstance(last, tuple):
+            kept[-1] = (*last[:2], *one[2:])
+        else:
+            kept.append(one)
+    return kept
+
+
+def test_marks_are_bounded_however_often_the_connection_is_lost() -> None:
+    box = mailbox(1, capacity=1)
+    for n in range(1, 10_001):
+        box.put(n)
+        box.open_gap(at(n))
+        box.close_gap(at(n))
+    box.put(0)
+    assert len(box._entries) < 200
+    found = take_all(box)
+    gaps = [one for one in found if isinstance(one, tuple)]
+    assert gaps[0][1] == at(1)
+    assert gaps[-1][2] == at(10_000)
+    counts = [int(one[7:]) for one in found if isinstance(one, str) and one.startswith("missed")]
+    assert sum(counts) == box.dropped == 10_001
+
+
+# A bound on bytes.
+
+
+def test_raise_items_that_are_too_large_together_find_it_full() -> None:
+    box: Mailbox[int] = Mailbox(100, "raise")
+    assert box.max_bytes == 16 * 1024**2
+    half = box.max_bytes // 2
+    assert [box.put(n, half) for n in range(1, 4)] == [0, 0, 1]
+    assert (box.stored_bytes, box.dropped) == (2 * half, 1)
+    assert take_all(box) == [1, 2, "missed 1", "nothing"]
+    assert box.stored_bytes == 0
+
+
+def test_drop_oldest_makes_room_for_a_large_item() -> None:
+    box: Mailbox[int] = Mailbox(100, "drop_oldest")
+    quarter = box.max_bytes // 4
+    assert [box.put(n, quarter) for n in range(1, 5)] == [0, 0, 0, 0]
+    assert box.put(5, 2 * quarter) == 2
+    assert take_all(box) == [3, 4, 5, "nothing"]
+
+
+@POLICIES
+def test_one_item_is_stored_however_large(overflow: Overflow) -> None:
+    box: Mailbox[int] = Mailbox(100, overflow)
+    assert box.put(1, 10 * box.max_bytes) == 0
+    assert box.put(2, 10 * box.max_bytes) == 1
+    assert take(box) == (1 if overflow == "raise" else 2)
+
+
+def test_a_larger_buffer_may_store_more_bytes() -> None:
+    assert Mailbox[int](100_000, "raise").max_bytes == 100_000 * 1024
+
+
 # A model: the same in plain lists.
 
 
@@ -615,10 +777,9 @@ class AnyOrder(RuleBasedStateMachine):
                 continue
             if missed or (self.stored() == self.box.capacity and self.box.overflow == "raise"):
                 self.dropped += 1
-                if not missed:
-                    missed = [["missed", 0]]
-                    self.entries += missed
-                missed[0][1] += 1
+                if not self.entries or self.entries[-1][0] != "missed":
+                    self.entries.append(["missed", 0])
+                self.entries[-1][1] += 1
                 continue
             if self.stored() == self.box.capacity:
                 self.dropped += 1

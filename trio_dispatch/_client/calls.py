@@ -11,7 +11,8 @@ from typing import Any, Final, TypeVar
 import msgspec
 
 from trio_dispatch._client.polling import QuestionLimit
-from trio_dispatch._client.subscriptions import Listener, Subscription, Subscriptions
+from trio_dispatch._client.subscription import Subscription
+from trio_dispatch._client.subscriptions import Listener, Subscriptions
 from trio_dispatch._link.mailbox import Overflow
 from trio_dispatch._link.requests import Request
 from trio_dispatch._link.supervisor import Supervisor
@@ -189,16 +190,27 @@ class Calls:
     # Subscriptions.
 
     def subscribe(
-        self, *channels: str, buffer: int = 1024, overflow: Overflow = "raise"
+        self,
+        *channels: str,
+        buffer: int = 1024,
+        overflow: Overflow = "raise",
+        patient: bool = False,
     ) -> Subscription:
-        """See `Client.subscribe`."""
+        """See `Client.subscribe`.
+
+        Args:
+            channels: as there.
+            buffer: as there.
+            overflow: as there.
+            patient: entering may take any time, as for everything that waits.
+        """
         if not channels:
             raise TypeError("subscribe() needs at least one channel")
         names = dict.fromkeys(check_channel(channel) for channel in channels)
         check_count(buffer, "buffer")
         if overflow not in ("raise", "drop_oldest"):
             raise ValueError(f"overflow is 'raise' or 'drop_oldest', not {overflow!r}")
-        return self._subscriptions.open(names, buffer, overflow)
+        return Subscription(self._subscriptions, names, buffer, overflow, patient=patient)
 
     def listen(self, *channels: str, on_event: Callable[[Event], None]) -> Listener:
         """Give the events of *channels* to *on_event* from now on, without waiting."""

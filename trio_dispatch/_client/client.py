@@ -26,7 +26,8 @@ from trio_dispatch._client.run_connections import RunConnections
 from trio_dispatch._client.run_handle import RunHandle
 from trio_dispatch._client.run_starts import RunStarts, encode_input
 from trio_dispatch._client.statistics import ClientStatistics
-from trio_dispatch._client.subscriptions import Subscription, Subscriptions
+from trio_dispatch._client.subscription import Subscription
+from trio_dispatch._client.subscriptions import Subscriptions
 from trio_dispatch._client.waiting import wait_job
 from trio_dispatch._client.watching import RunWatch
 from trio_dispatch._link.mailbox import Overflow
@@ -62,11 +63,14 @@ class Client(ConnectedResource):
         self._by_http = settings.link.addresses[0].is_http
         self._transport = "http" if self._by_http else settings.link.dial.library
         self._subscriptions = Subscriptions(
-            shared=not self._by_http, instruments=settings.link.instruments
+            shared=not self._by_http,
+            instruments=settings.link.instruments,
+            timeout=settings.link.request_timeout,
         )
-        self._observer = ClientObserver(self._subscriptions, self._run_background, self._on_end)
+        (feed,) = self._subscriptions.feeds
+        self._observer = ClientObserver(feed, self._run_background, self._on_end)
         self._link = Supervisor(settings.link, self._observer)
-        self._subscriptions.use(self._link)
+        feed.send_over(self._link)
         self._calls = Calls(self._link, self._subscriptions)
         self._background = Background(self._calls.why_ended)
         self._run_connections = RunConnections(

@@ -241,11 +241,11 @@ class RunStarts:
         listener = self._calls.listen(channel, on_event=record.add)
         try:
             await self._wait_for_end(record, error)
-            if listener.in_force:
+            if listener.confirmed:
                 with trio.move_on_after(LAST_WORDS):
                     await record.log.ended.wait()
         finally:
-            listener.detach()
+            listener.close()
 
     async def _look_longer(self, record: RunRecord) -> None:
         """Look for a run for some seconds more, and for its next events on the main connection."""
@@ -254,7 +254,7 @@ class RunStarts:
             with trio.move_on_after(LOOK_LONGER):
                 await record.known.wait()
         finally:
-            listener.detach()
+            listener.close()
 
     async def _wait_for_end(self, record: RunRecord, error: DispatchError | None = None) -> None:
         """Wait until the server reports the end. If it reports no state, raise why, or *error*."""

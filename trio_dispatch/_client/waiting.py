@@ -248,7 +248,7 @@ class EndWatch(Generic[M]):
 
     def _withdraw_all(self) -> None:
         if self._listener is not None:
-            self._listener.detach()
+            self._listener.close()
         for watched in self._watched.values():
             if (request := watched.request) is not None:
                 watched.request = None

@@ -8,7 +8,7 @@ import trio
 
 from trio_dispatch._client.calls import Calls
 from trio_dispatch._client.polling import PollSchedule
-from trio_dispatch._client.subscriptions import Subscription
+from trio_dispatch._client.subscription import Subscription
 from trio_dispatch._transport.receiving import BlockChannel
 from trio_dispatch._wire.errors import (
     ConnectionLost,
@@ -50,9 +50,8 @@ class RunWatch(BlockChannel[Event]):
     async def _open(self) -> None:
         """Subscribe to the run's channel. Without the scope for that, the watch only polls."""
         events = self._calls.subscribe(
-            f"workflow:{self._run_id}", buffer=WATCH_BUFFER, overflow="drop_oldest"
+            f"workflow:{self._run_id}", buffer=WATCH_BUFFER, overflow="drop_oldest", patient=True
         )
-        events.patient = True
         try:
             self._events = await events.__aenter__()
         except PermissionDenied:
@@ -60,7 +59,7 @@ class RunWatch(BlockChannel[Event]):
 
     def _close(self) -> None:
         if self._events is not None:
-            self._events.detach()
+            self._events._leave()
 
     async def receive(self) -> Event:
         """Wait for the run's next event. Cancelled, it takes nothing.

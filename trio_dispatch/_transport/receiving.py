@@ -116,6 +116,7 @@ class BlockChannel(trio.abc.ReceiveChannel[T_co]):
         await trio.lowlevel.checkpoint()
 
     def _leave(self) -> None:
+        """`aclose` as a plain call, which waits for nothing."""
         stage, self._stage = self._stage, _Stage.CLOSED
         if stage is _Stage.INSIDE:
             self._close()

@@ -213,7 +213,7 @@ class Event:
 
     def _text(self, key: str) -> str | None:
         value = self.data.get(key)
-        return value if isinstance(value, str) else None
+        return value if isinstance(value, str) and value else None
 
 
 @attrs.frozen(kw_only=True)
@@ -223,6 +223,8 @@ class StreamGap(Event):
     Attributes:
         since: the server's clock at the last frame before the loss; None if there was none.
         until: the server's clock when the subscription was back in force.
+        server: the URL of the server whose events are missing, if the client hears several; else
+            empty.
     """
 
     TYPE: ClassVar[str] = "stream.gap"
@@ -230,6 +232,7 @@ class StreamGap(Event):
     type: EventType | str = TYPE
     since: datetime | None = None
     until: datetime | None = None
+    server: str = ""
 
 
 @attrs.frozen(kw_only=True)

@@ -1,0 +1,199 @@
+"""The events of one server: which channels it is asked for, and since when they arrive.
+
+A client has one feed for each server that it hears. The registry (``subscriptions``) says which
+channels are wanted, the same for every feed; the feed makes its server deliver them, one
+`Reconciler` for each, and passes on what arrives.
+
+Over a WebSocket one delivery serves all channels that match it. Over HTTP each channel has an event
+stream of its own, which may be lost while the others go on.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from typing import Final, Protocol
+
+from trio_dispatch._client.reconciler import FeedLink, InFlight, Reconciler
+from trio_dispatch._wire.channels import CopyFilter, Occurrence
+from trio_dispatch._wire.errors import DispatchError
+from trio_dispatch._wire.frames import WireFrame
+
+LAG: Final = timedelta(seconds=1)
+"""How long an event may wait in the server while answers overtake it. It keeps 256 at most."""
+
+
+class FeedOwner(Protocol):
+    """Whom a feed reports to."""
+
+    def on_acknowledged(self, feed: Feed, name: str, ts: datetime | None) -> None:
+        """The server delivers channel *name*, as of *ts* by its clock."""
+
+    def on_refused(self, feed: Feed, name: str, error: Exception) -> None:
+        """The server does not deliver channel *name*, because of *error*."""
+
+    def on_lost(self, feed: Feed, since: datetime | None) -> None:
+        """The server delivers nothing any more."""
+
+    def on_channel_lost(self, feed: Feed, name: str) -> None:
+        """The server does not deliver channel *name* any more, although it is connected."""
+
+    def on_away(self, feed: Feed) -> None:
+        """The server cannot be reached now."""
+
+    def on_push(self, feed: Feed, frame: WireFrame) -> None:
+        """An event arrived."""
+
+    def on_end(self, feed: Feed, error: Exception) -> None:
+        """The server will deliver nothing any more."""
+
+
+class Feed:
+    """The events of one server.
+
+    Args:
+        owner: told what the server does.
+        shared: whether one delivery serves all channels, as over a WebSocket.
+        server: the server's URL, for gaps; empty if there is only one.
+    """
+
+    def __init__(self, owner: FeedOwner, *, shared: bool = True, server: str = "") -> None:
+        self.server = server
+        self.shared = shared
+        self.away = False
+        """Whether the last attempt to connect has failed, or the connection is lost."""
+        self._owner = owner
+        self._link: FeedLink
+        self._channels: dict[str, Reconciler] = {}
+        self._acknowledged_at: dict[str, datetime] = {}
+        self._copies = CopyFilter()
+        self._last_event: dict[str, datetime] = {}
+        """When the last event happened: of each channel, or of all (``""``) if they are shared."""
+
+    def __repr__(self) -> str:
+        return f"<Feed {self.server} {', '.join(self._channels)}>"
+
+    def send_over(self, link: FeedLink) -> None:
+        """Send over *link*, which reports to this feed from now on."""
+        self._link = link
+
+    def check_open(self) -> None:
+        """Raise `ClientClosed` if the server will deliver nothing any more."""
+        self._link.check_open()
+
+    # What is wanted.
+
+    def want(self, name: str) -> None:
+        """Ask the server for channel *name*, now or when it is connected."""
+        channel = self._channels.get(name)
+        if channel is None:
+            channel = self._channels[name] = Reconciler(name, self._link, self)
+        channel.set_wanted(True)
+
+    def unwant(self, name: str) -> None:
+        """Nobody wants channel *name* any more. The request is queued; nobody waits for it."""
+        if (channel := self._channels.get(name)) is not None:
+            channel.set_wanted(False)
+
+    def delivers(self, name: str) -> bool:
+        """Whether the server delivers channel *name*."""
+        channel = self._channels.get(name)
+        return channel is not None and channel.delivers
+
+    def was_asked(self, name: str) -> bool:
+        """Whether the server may have read that channel *name* is wanted."""
+        channel = self._channels.get(name)
+        return channel is not None and channel.in_flight is InFlight.WRITTEN
+
+    def missing_since(self, names: tuple[str, ...], last_frame: datetime | None) -> datetime | None:
+        """The time before which no event of channels *names* is missing, by the server's clock.
+
+        Not simply the last frame's: an answer overtakes events that are published already
+        (protocol, "Events"), so the last event is a better witness. If that is long ago, no event
+        can have waited longer than `LAG` in a server that had others to send meanwhile.
+        """
+        acknowledged = [at for name in names if (at := self._acknowledged_at.get(name)) is not None]
+        known = [max(acknowledged)] if acknowledged else []
+        keys = ("",) if self.shared else names
+        known += [at for key in keys if (at := self._last_event.get(key)) is not None]
+        # What requests are answered says nothing about an event stream.
+        if self.shared and last_frame is not None:
+            try:
+                known.append(last_frame - LAG)
+            except OverflowError:  # a clock that stands at the first moment of the calendar
+                known.append(last_frame)
+        return max(known, default=None)
+
+    # What the link reports.
+
+    def on_ready(self) -> None:
+        """A new connection: ask for everything that is wanted, all at once."""
+        self.away = False
+        for channel in list(self._channels.values()):
+            channel.reconcile()
+
+    def on_lost(self, since: datetime | None) -> None:
+        """The connection is lost: the server has forgotten everything."""
+        self.away = True
+        for channel in list(self._channels.values()):
+            channel.lose()
+        self._owner.on_lost(self, since)
+        self._acknowledged_at.clear()
+        self._last_event.clear()
+
+    def on_failed(self) -> None:
+        """An attempt to connect has failed."""
+        self.away = True
+        self._owner.on_away(self)
+
+    def on_channel_lost(self, name: str) -> None:
+        """A channel's event stream has ended while the connection stays: ask for it again."""
+        channel = self._channels.get(name)
+        if channel is None:
+            return
+        channel.lose()
+        self._owner.on_channel_lost(self, name)
+        self._acknowledged_at.pop(name, None)
+        self._last_event.pop(name, None)
+        channel.reconcile()
+
+    def on_push(self, frame: WireFrame) -> None:
+        """An event arrived."""
+        self._owner.on_push(self, frame)
+
+    def on_end(self, error: DispatchError | None) -> None:
+        """There will be no connection any more."""
+        self._owner.on_end(self, self._link.why_ended(error))
+        self._channels.clear()
+
+    def is_new(self, occurrence: Occurrence) -> bool:
+        """Note an event that arrived. Returns whether it is to be delivered."""
+        if self.shared:
+            if self._copies.is_copy(occurrence):
+                return False
+            if occurrence.ts is not None:
+                self._last_event[""] = occurrence.ts
+            return True
+        if occurrence.channel not in self._channels:
+            return False
+        if occurrence.ts is not None:
+            self._last_event[occurrence.channel] = occurrence.ts
+        return True
+
+    # What its channels report.
+
+    def on_acknowledged(self, name: str, ts: datetime | None) -> None:
+        """The server delivers channel *name*."""
+        if ts is not None:
+            self._acknowledged_at[name] = ts
+        self._owner.on_acknowledged(self, name, ts)
+
+    def on_refused(self, name: str, error: Exception) -> None:
+        """The server refused channel *name*."""
+        self._owner.on_refused(self, name, error)
+
+    def on_forgotten(self, channel: Reconciler) -> None:
+        """Nothing is left to be done for *channel*."""
+        if self._channels.get(channel.name) is channel:
+            del self._channels[channel.name]
+            self._acknowledged_at.pop(channel.name, None)
+            self._last_event.pop(channel.name, None)

@@ -1,0 +1,199 @@
+"""One channel on one server: what is wanted, what the server does, and what to ask it next.
+
+A connection's requests are answered in order, but subscribers come and go in between: one leaves
+while its ``subscribe`` is unanswered, the next comes before the ``unsubscribe`` is written. So
+nobody sends these requests directly. Subscribers say what is wanted, and this is the only place
+that decides what to send. At most one request of a channel is in flight:
+
+    ====== ============ ============ ==================================================
+    wanted acknowledged in flight    next
+    ====== ============ ============ ==================================================
+    yes    no           nothing      send ``subscribe``
+    yes    no           a request    wait for the answer to ``subscribe``
+    yes    yes          nothing      nothing: the events arrive
+    yes    yes          not written  withdraw the ``unsubscribe``
+    yes    yes          written      wait for the answer to ``unsubscribe``
+    no     yes          nothing      send ``unsubscribe``
+    no     yes          a request    wait for the answer to ``unsubscribe``
+    no     no           nothing      forget the channel
+    no     no           not written  withdraw the ``subscribe``
+    no     no           written      wait for the answer to ``subscribe``
+    ====== ============ ============ ==================================================
+
+After every change the table is consulted again. A request is a ``subscribe`` exactly where the
+channel is not acknowledged, as the answer to either changes that. A lost connection returns the
+channel to *not acknowledged, nothing in flight*.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from enum import Enum
+from typing import Final, Protocol
+
+from trio_dispatch._link.requests import Lane, Request
+from trio_dispatch._wire.errors import DispatchError
+from trio_dispatch._wire.frames import Frame, FrameType, Method
+
+
+class FeedLink(Protocol):
+    """What a channel needs of a link."""
+
+    @property
+    def connected(self) -> bool:
+        """Whether there is a connection."""
+        ...
+
+    @property
+    def closed(self) -> bool:
+        """Whether there will be no connection any more."""
+        ...
+
+    def check_open(self) -> None:
+        """Raise `ClientClosed` if there will be no connection any more."""
+
+    def submit(self, request: Request) -> None:
+        """Queue a request."""
+
+    def withdraw(self, request: Request) -> None:
+        """Never write a request that is queued."""
+
+    def why_ended(self, error: DispatchError | None, request: Request | None = None) -> Exception:
+        """The error for somebody who was waiting when the link ended."""
+        ...
+
+
+class ChannelOwner(Protocol):
+    """Whom a channel reports to."""
+
+    def on_acknowledged(self, name: str, ts: datetime | None) -> None:
+        """The server delivers the channel, as of *ts* by its clock."""
+
+    def on_refused(self, name: str, error: Exception) -> None:
+        """The server does not deliver the channel, because of *error*: nobody can want it."""
+
+    def on_forgotten(self, channel: Reconciler) -> None:
+        """Nothing is left to be done for *channel*. May be reported twice."""
+
+
+class InFlight(Enum):
+    """What becomes of the last request."""
+
+    NOTHING = "nothing"
+    QUEUED = "queued"
+    """It waits to be written, and can be withdrawn."""
+    WRITTEN = "written"
+    """It will be answered."""
+
+
+class Step(Enum):
+    """What to do next."""
+
+    SUBSCRIBE = "subscribe"
+    UNSUBSCRIBE = "unsubscribe"
+    WITHDRAW = "withdraw"
+    WAIT = "wait"
+    FORGET = "forget"
+
+
+_, Q, W = InFlight.NOTHING, InFlight.QUEUED, InFlight.WRITTEN
+
+NEXT_STEP: Final = {
+    # (wanted, acknowledged, in flight): what to do next
+    (True, False, _): Step.SUBSCRIBE,
+    (True, False, Q): Step.WAIT,
+    (True, False, W): Step.WAIT,
+    (True, True, _): Step.WAIT,
+    (True, True, Q): Step.WITHDRAW,
+    (True, True, W): Step.WAIT,
+    (False, True, _): Step.UNSUBSCRIBE,
+    (False, True, Q): Step.WAIT,
+    (False, True, W): Step.WAIT,
+    (False, False, _): Step.FORGET,
+    (False, False, Q): Step.WITHDRAW,
+    (False, False, W): Step.WAIT,
+}
+
+
+class Reconciler:
+    """Makes the server do what is wanted of one channel.
+
+    Args:
+        name: the channel.
+        link: where to send. It may be disconnected.
+        owner: told what the server does.
+    """
+
+    def __init__(self, name: str, link: FeedLink, owner: ChannelOwner) -> None:
+        self.name = name
+        self._link = link
+        self._owner = owner
+        self._wanted = False
+        self._acknowledged = False
+        self._request: Request | None = None
+
+    @property
+    def delivers(self) -> bool:
+        """Whether the server delivers the channel and nothing has been sent to end that."""
+        return self._acknowledged and self._request is None
+
+    @property
+    def in_flight(self) -> InFlight:
+        """What becomes of the last request."""
+        if self._request is None:
+            return InFlight.NOTHING
+        return InFlight.WRITTEN if self._request.maybe_delivered else InFlight.QUEUED
+
+    def set_wanted(self, wanted: bool) -> None:
+        """Say whether anybody wants the channel."""
+        self._wanted = wanted
+        self.reconcile()
+
+    def reconcile(self) -> None:
+        """Do what the table says. Does nothing more while there is no connection."""
+        step = NEXT_STEP[self._wanted, self._acknowledged, self.in_flight]
+        if step is Step.WITHDRAW:
+            assert self._request is not None
+            self._drop_request()
+            step = NEXT_STEP[self._wanted, self._acknowledged, InFlight.NOTHING]
+        if step is Step.FORGET:
+            self._owner.on_forgotten(self)
+        elif step in (Step.SUBSCRIBE, Step.UNSUBSCRIBE):
+            self._send(Method.SUBSCRIBE if step is Step.SUBSCRIBE else Method.UNSUBSCRIBE)
+
+    def lose(self) -> None:
+        """The server has forgotten the channel, with its connection or alone."""
+        self._acknowledged = False
+        if self._request is not None:
+            self._drop_request()
+        if not self._wanted:
+            self._owner.on_forgotten(self)
+
+    def _drop_request(self) -> None:
+        request, self._request = self._request, None
+        assert request is not None
+        self._link.withdraw(request)
+        request.cancel()
+
+    def _send(self, method: str) -> None:
+        if self._link.closed or not self._link.connected:
+            return  # `reconcile` is called when there is a connection
+        self._request = Request(
+            Frame(type=FrameType.REQUEST, method=method, data={"channel": self.name}),
+            lane=Lane.RESTORE,
+            on_done=self._answered,
+        )
+        self._link.submit(self._request)
+
+    def _answered(self, request: Request) -> None:
+        if self._request is not request:
+            return
+        self._request = None
+        subscribed = not self._acknowledged
+        self._acknowledged = subscribed and request.error is None
+        if subscribed and request.error is not None:
+            self._wanted = False
+            self._owner.on_refused(self.name, request.error)
+        elif subscribed and self._wanted:
+            self._owner.on_acknowledged(self.name, request.answer.ts if request.answer else None)
+        self.reconcile()
