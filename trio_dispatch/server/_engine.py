@@ -19,7 +19,7 @@ import trio
 from trio_dispatch.server._broker import Broker
 from trio_dispatch.server._clock import NS_PER_SECOND, Clock
 from trio_dispatch.server._execution import Environment, Execution
-from trio_dispatch.server._failures import CONTEXT_CANCELED, must_propagate
+from trio_dispatch.server._failures import CONTEXT_CANCELED, holds, must_propagate
 from trio_dispatch.server._go_text import quote
 from trio_dispatch.server._identity import Identity
 from trio_dispatch.server._ids import EVENT_PREFIX, JOB_PREFIX, RUN_PREFIX, make_id
@@ -287,12 +287,13 @@ class Engine:
                 raise
             self._logger.warning("workflow run %s (%s) failed", row.id, row.name, exc_info=exc)
             execution.error = workflow.error_text(exc)
+            execution.lost_store = holds(exc, StoreAway)
         return self.clock.now()
 
     def _end(self, execution: Execution, completed_at: int) -> None:
         row = execution.row
         stays = execution.scope.cancelled_caught and self.quirks.keeps_cancelled_runs
-        if not (self.store.away or stays):
+        if not (self.store.away or execution.lost_store or stays):
             self.store.end_run(row, execution.error, completed_at, self.clock.now())
         if execution.error is None:
             execution.state = COMPLETED

@@ -28,6 +28,7 @@ class Execution:
         state: ``running``, then how this execution ended, whatever the store was told.
         result: what its function returned, as JSON text; None for None.
         error: why it failed; None where it did not.
+        lost_store: whether it failed because the store was away, which the store never learns.
     """
 
     def __init__(self, row: RunRow, nursery: trio.Nursery) -> None:
@@ -39,6 +40,7 @@ class Execution:
         self.state = RUNNING
         self.result: bytes | None = None
         self.error: str | None = None
+        self.lost_store = False
 
     def move(self, nursery: trio.Nursery) -> None:
         """Live in *nursery* from now on."""
