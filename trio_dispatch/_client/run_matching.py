@@ -109,6 +109,9 @@ class RunMatching:
 
     def hear_frame(self, record: RunRecord, frame: WireFrame) -> None:
         """An event arrived on the connection that started *record*."""
+        run_id = _run_of(frame.channel)
+        if run_id and not self._matters(record, run_id):
+            return  # most are, where many runs are under way
         try:
             occurrence = read_occurrence(frame)
             run_id = _run_of(occurrence.topic)
@@ -123,8 +126,7 @@ class RunMatching:
             )
         except (msgspec.DecodeError, UnicodeError, RecursionError):
             self.undecodable += 1
-            run_id = _run_of(frame.channel)
-            if not self._matters(record, run_id):
+            if not run_id:
                 return
             event = StreamGap(since=frame.ts, until=frame.ts)
         self._hear(record, run_id, event, len(frame.data))
