@@ -247,24 +247,24 @@ async def test_foreign_starts_are_looked_up_once_each_and_never_taken(
     server = make_run_server()
     async with (
         open_memory_client(server, max_concurrent_runs=8) as client,
-        running(memory_client(server, max_concurrent_runs=200)) as foreign,
+        running(memory_client(server, max_concurrent_runs=40)) as foreign,
         trio.open_nursery() as nursery,
     ):
         looked_up: list[str] = []
-        real = client.get_workflow
+        real = client._calls.get_workflow
 
         async def counted(run_id: str) -> Any:
             looked_up.append(run_id)
             return await real(run_id)
 
-        client.get_workflow = counted  # type: ignore[method-assign, assignment]
-        for _ in range(100):
+        client._calls.get_workflow = counted  # type: ignore[method-assign]
+        for _ in range(40):
             nursery.start_soon(foreign.run_workflow, "three-seconds", {"n": 1})
         run = await client.start_workflow("three-seconds", {"n": 1})
         assert run.known
         stored = {view.id: view.input_bytes for view in server.runs()}
         assert stored[run.run_id] == run._record.text
-        assert len(looked_up) == len(set(looked_up)) <= 101
+        assert 1 <= len(looked_up) == len(set(looked_up)) <= 41
         assert (await run.wait()).state == "completed"
 
 
