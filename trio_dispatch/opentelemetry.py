@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from weakref import WeakKeyDictionary
 
+from trio_dispatch._transport.extras import require
+
+require(__name__, "opentelemetry", "opentelemetry")
+
 from opentelemetry import metrics, trace
 from opentelemetry.trace import Span, SpanKind, Status, StatusCode
 

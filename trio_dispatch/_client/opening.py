@@ -8,6 +8,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from difflib import get_close_matches
 from typing import Any, Concatenate, Final, ParamSpec, TypeVar
 
 import trio
@@ -80,7 +81,7 @@ async def run_alone(
 
 def _opening(read: Callable[P, ClientSettings]) -> Callable[P, AbstractAsyncContextManager[Client]]:
     def open_client(*args: P.args, **kwargs: P.kwargs) -> AbstractAsyncContextManager[Client]:
-        return running(Client(read(*args, **kwargs)))
+        return running(Client(_checked("open_client", read, *args, **kwargs)))
 
     open_client.__doc__ = f"""Open a `Client` for the length of a block.
 
@@ -97,7 +98,7 @@ def _connecting(
     read: Callable[P, ClientSettings],
 ) -> Callable[Concatenate[trio.Nursery, P], Coroutine[object, object, Client]]:
     async def connect_client(nursery: trio.Nursery, /, *args: P.args, **kwargs: P.kwargs) -> Client:
-        client = Client(read(*args, **kwargs))
+        client = Client(_checked("connect_client", read, *args, **kwargs))
         await nursery.start(run_alone, client)
         return client
 
@@ -109,6 +110,20 @@ def _connecting(
 {_OPTIONS}"""
     first = inspect.Parameter("nursery", inspect.Parameter.POSITIONAL_ONLY, annotation=trio.Nursery)
     return _like(connect_client, read, Client, [first])
+
+
+def _checked(
+    name: str, read: Callable[P, ClientSettings], *args: P.args, **kwargs: P.kwargs
+) -> ClientSettings:
+    """Call *read*; a misspelt option is named as one of *name*."""
+    try:
+        inspect.signature(read).bind(*args, **kwargs)
+    except TypeError as exc:
+        known = [*inspect.signature(read).parameters]
+        wrong = next((option for option in kwargs if option not in known), "")
+        hint = "".join(f"; did you mean {close!r}?" for close in get_close_matches(wrong, known, 1))
+        raise TypeError(f"{name}() {exc}{hint}") from None
+    return read(*args, **kwargs)
 
 
 def _like(

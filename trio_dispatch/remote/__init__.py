@@ -5,6 +5,12 @@ Needs the extra ``remote``.
 
 from __future__ import annotations
 
+from trio_dispatch._transport.extras import require
+
+require(
+    __name__, "remote", "cryptography", "google.protobuf", "h11", "http_message_signatures", "httpx"
+)
+
 from trio_dispatch.remote._call import Call, DispatchID
 from trio_dispatch.remote._client import Batch, Client, open_client
 from trio_dispatch.remote._endpoint import Endpoint

@@ -6,6 +6,10 @@ runs a Dispatch server.
 
 from __future__ import annotations
 
+from trio_dispatch._transport.extras import require
+
+require(__name__, "server", "h11", "websockets")
+
 from trio_dispatch.server._app import Server
 from trio_dispatch.server._balancer import Balancer, Refusal
 from trio_dispatch.server._broker import PublishedEvent

@@ -1,0 +1,22 @@
+"""Packages that an extra installs: their absence names the extra."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+
+
+def require(module: str, extra: str, *packages: str) -> None:
+    """Check that the packages that *module* needs are installed.
+
+    Raises:
+        ModuleNotFoundError: one is missing; the message says which, and what to install.
+    """
+    for package in packages:
+        try:
+            found = find_spec(package)
+        except ModuleNotFoundError:  # the package around it is missing
+            found = None
+        if found is None:
+            raise ModuleNotFoundError(
+                f"{module} needs {package}: pip install 'trio-dispatch[{extra}]'", name=package
+            )
