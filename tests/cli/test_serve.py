@@ -48,6 +48,29 @@ def test_serve_serves_until_ctrl_c(tmp_path: Path, target: str) -> None:
         assert process.returncode == Exit.INTERRUPTED
 
 
+def test_a_syntax_error_does_not_end_reloading(tmp_path: Path) -> None:
+    app = tmp_path / "app.py"
+    app.write_text(APP, encoding="utf-8")
+    with serve(tmp_path, "app:server", "--port", "0", "--reload", "--nodes", "2") as process:
+        assert read_line(process).startswith("Server 1 of 2: ws://")
+        assert read_line(process).startswith("Server 2 of 2: ws://")
+        assert read_line(process).startswith("Serving at ")
+        app.write_text("server = (", encoding="utf-8")
+        assert read_line(process) == "app.py has changed; starting again.\n"
+        assert read_line(process) == "Waiting until a file changes. Ctrl-C ends it.\n"
+        app.write_text(APP.replace('"token"', '"another"'), encoding="utf-8")
+        assert read_line(process) == "app.py has changed; starting again.\n"
+        for _ in range(2):
+            url = read_line(process).split()[4]
+        assert main(["stats", "--url", url, "--token", "another"]) == Exit.OK
+        read_line(process)
+        process.send_signal(signal.SIGTERM)
+        _, errors = process.communicate(timeout=20)
+    complaint, end = errors.splitlines()
+    assert complaint.startswith("trio-dispatch: app cannot be imported: SyntaxError: '(' was never")
+    assert end == "trio-dispatch: terminated"
+
+
 def test_serve_starts_again_when_a_file_changes(tmp_path: Path) -> None:
     app = tmp_path / "app.py"
     app.write_text(APP, encoding="utf-8")
@@ -97,9 +120,15 @@ def serve(directory: Path, *arguments: str) -> Iterator[subprocess.Popen[str]]:
 
 def read_line(process: subprocess.Popen[str]) -> str:
     assert process.stdout is not None
-    ready, _, _ = select.select([process.stdout], [], [], 20)
-    assert ready, "nothing was printed"
-    return process.stdout.readline()
+    line = b""
+    while not line.endswith(b"\n"):
+        # Byte by byte: what a buffer holds, select does not see.
+        ready, _, _ = select.select([process.stdout], [], [], 20)
+        assert ready, "nothing was printed"
+        chunk = os.read(process.stdout.fileno(), 1)
+        assert chunk, "it has ended"
+        line += chunk
+    return line.decode()
 
 
 @pytest.mark.skipif(shutil.which("unshare") is None, reason="there is no unshare")

@@ -10,6 +10,7 @@ from trio_dispatch._transport.extras import require
 
 require(__name__, "server", "h11", "websockets")
 
+from trio_dispatch.server._activity import RequestRecord
 from trio_dispatch.server._app import Server
 from trio_dispatch.server._balancer import Balancer, Refusal
 from trio_dispatch.server._broker import PublishedEvent
@@ -41,6 +42,7 @@ __all__ = [
     "PublishedEvent",
     "Quirks",
     "Refusal",
+    "RequestRecord",
     "Rule",
     "RunView",
     "Server",

@@ -13,6 +13,7 @@ import trio
 from trio_dispatch._client.client import Client
 from trio_dispatch.server._broker import PublishedEvent
 from trio_dispatch.server._clock import Clock
+from trio_dispatch.server._cluster import Cluster
 from trio_dispatch.server._dispatcher import Dispatcher
 from trio_dispatch.server._host import Host
 from trio_dispatch.server._identity import Tokens
@@ -58,6 +59,10 @@ class Server(Registering, Inspecting, Steered):
         max_message_size: the longest message that is read, in bytes.
         logger: where failures of users' functions go, with their tracebacks. By default the logger
             ``trio_dispatch.server``.
+
+    Attributes:
+        activity: a logger below the one of *logger*: requests, and what becomes of jobs and runs,
+            are logged to it at level INFO.
 
     Raises:
         TypeError, ValueError: an option cannot work.
@@ -105,6 +110,9 @@ class Server(Registering, Inspecting, Steered):
             rng=rng,
             logger=logger if logger is not None else LOGGER,
         )
+        self._options = options
+        self._rng = rng
+        self.activity: Final = self._node.activity.logger
         self._engine = self._node.engine
         self._hub = self._node.hub
         self._steering = self._node.steering
@@ -118,6 +126,37 @@ class Server(Registering, Inspecting, Steered):
         )
         self._engine.watchers.append(self._dispatcher.notice_change)
         self._host = Host(_Work(self._node, self._dispatcher))
+
+    def reseed(self, seed: int) -> None:
+        """Begin everything random anew, as if *seed* had been given to the constructor."""
+        self._rng.seed(seed)
+
+    def as_cluster(self, nodes: int = 3, *, seed: int | None = None) -> Cluster:
+        """Make a cluster of servers with this one's options, jobs, workflows and schedules.
+
+        Its servers have the quirks of those whose store is Postgres, unless this one has quirks of
+        its own. What is registered later is registered here alone.
+
+        Raises:
+            ValueError: *nodes* is less than 1.
+        """
+        options = self._options
+        cluster = Cluster(
+            options.tokens,
+            nodes=nodes,
+            path=options.path,
+            queues=options.queues,
+            concurrency=options.workers.concurrency,
+            retry_delay=options.workers.retry_delay,
+            max_retry_delay=options.workers.max_retry_delay,
+            keep=options.keep,
+            seed=seed,
+            quirks=Quirks.postgres() if options.quirks == RECORDED else options.quirks,
+            max_message_size=options.max_message_size,
+            logger=self._hub.logger,
+        )
+        cluster._take_over(self._registry)
+        return cluster
 
     # Running
 

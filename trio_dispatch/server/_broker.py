@@ -135,6 +135,8 @@ class Broker:
         self._queues = not quirks.silent_queues
         self._by_topic: dict[str, dict[Subscriber, None]] = {}
         self._subscribers: set[Subscriber] = set()
+        self.on_publish: Callable[[PublishedEvent], None] | None = None
+        """Called with each event, before it is offered."""
         self.history: deque[PublishedEvent] = deque(maxlen=keep)
         self.published = 0
         """Events published."""
@@ -195,6 +197,8 @@ class Broker:
         """Offer *event* to everybody who subscribed to it."""
         self.published += 1
         self.history.append(event)
+        if self.on_publish is not None:
+            self.on_publish(event)
         targets: dict[Subscriber, None] = {}
         for topic in self.channels_of(event):
             targets.update(self._by_topic.get(topic, {}))

@@ -12,6 +12,7 @@ from typing import Any, Final, final
 import trio
 
 from trio_dispatch._client.client import Client
+from trio_dispatch.server._activity import Activity
 from trio_dispatch.server._balancer import Balancer, Reach
 from trio_dispatch.server._clock import Clock
 from trio_dispatch.server._cluster_node import ClusterNode
@@ -78,6 +79,7 @@ class Cluster(Registering, Inspecting, Steered):
         logger: as of `Server`.
 
     Attributes:
+        activity: as of `Server`, of all servers.
         nodes: the servers.
         balancer: what `open_client` goes through.
 
@@ -116,8 +118,10 @@ class Cluster(Registering, Inspecting, Steered):
         )
         self._clock = Clock()
         self._tokens = tokens
+        logger = logger if logger is not None else _LOGGER
+        self.activity: Final = Activity(logger).logger
         registry = Registry()
-        rng = random.Random(seed)  # ids and delays, not secrets
+        self._rng = rng = random.Random(seed)  # ids and delays, not secrets
         store = Store(options.queues, rng=rng, keep=keep, quirks=quirks)
         steering = Steering()
         Registering.__init__(self, registry)
@@ -136,7 +140,7 @@ class Cluster(Registering, Inspecting, Steered):
                     store=store,
                     registry=registry,
                     rng=rng,
-                    logger=logger if logger is not None else _LOGGER,
+                    logger=logger,
                     steering=Steering(steering),
                 ),
                 self._dispatcher,
@@ -147,6 +151,10 @@ class Cluster(Registering, Inspecting, Steered):
         )
         self._next = 0
         self.balancer = Balancer(self._choose, self._host.nursery, options.path)
+
+    def reseed(self, seed: int) -> None:
+        """Begin everything random anew, as if *seed* had been given to the constructor."""
+        self._rng.seed(seed)
 
     def _all_wait(self) -> bool:
         return all(node.is_waiting for node in self.nodes)

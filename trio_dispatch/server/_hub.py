@@ -7,6 +7,7 @@ from typing import Protocol
 
 import attrs
 
+from trio_dispatch.server._activity import Activity
 from trio_dispatch.server._broker import Broker
 from trio_dispatch.server._clock import Clock
 from trio_dispatch.server._engine import Engine
@@ -37,10 +38,14 @@ class Hub:
     quirks: Quirks
     steering: Steering
     logger: logging.Logger
+    activity: Activity
     connections: dict[Viewed, None] = attrs.field(factory=dict[Viewed, None], repr=False)
 
     async def authenticate(self, token: str) -> Identity | None:
         """Find out what *token* stands for; None when it is refused."""
-        if self.steering.is_revoked(token):
-            return None
-        return await authenticate(self.tokens, token, self.logger)
+        found: Identity | None = None
+        if not self.steering.is_revoked(token):
+            found = await authenticate(self.tokens, token, self.logger)
+        if found is None and self.activity.wanted:
+            self.activity.refused_token()
+        return found

@@ -17,6 +17,7 @@ import trio
 
 from trio_dispatch._wire.frames import ErrorCode, Method
 from trio_dispatch.server import _wire
+from trio_dispatch.server._activity import Activity
 from trio_dispatch.server._broker import InvalidTopic, Subscriber, check_topic
 from trio_dispatch.server._engine import Engine
 from trio_dispatch.server._go_json import GoStruct
@@ -107,8 +108,14 @@ class Methods:
     """
 
     def __init__(
-        self, engine: Engine, federation_id: str | None, quirks: Quirks, steering: Steering
+        self,
+        engine: Engine,
+        federation_id: str | None,
+        quirks: Quirks,
+        steering: Steering,
+        activity: Activity,
     ) -> None:
+        self._activity = activity
         self._engine = engine
         self._quirks = quirks
         self._steering = steering
@@ -141,6 +148,14 @@ class Methods:
         Blocks while a workflow that it starts is running.
         """
         self.frames += 1
+        if not self._activity.wanted:
+            return await self._answer(caller, frame)
+        began = trio.current_time()
+        answer = await self._answer(caller, frame)
+        self._activity.request(caller.identity, frame, answer, trio.current_time() - began)
+        return answer
+
+    async def _answer(self, caller: Caller, frame: _wire.Incoming) -> _wire.Outgoing | None:
         clock = self._engine.clock
         try:
             # Over WebSocket an empty method needs no scope, over RPC that of an unknown one.

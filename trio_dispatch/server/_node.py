@@ -11,7 +11,8 @@ import trio
 
 from trio_dispatch._transport.listening import serve_listeners
 from trio_dispatch._transport.pipe import pipe
-from trio_dispatch.server._broker import Broker
+from trio_dispatch.server._activity import Activity
+from trio_dispatch.server._broker import Broker, PublishedEvent
 from trio_dispatch.server._clock import Clock
 from trio_dispatch.server._engine import Engine
 from trio_dispatch.server._http import HttpConnection
@@ -42,7 +43,9 @@ class Node:
         steering: Steering | None = None,
     ) -> None:
         self.steering = steering or Steering()
+        self.activity = Activity(logger)
         self.broker = Broker(options.quirks, options.keep)
+        self.broker.on_publish = self._log_event
         self.engine = Engine(
             clock=clock,
             store=store,
@@ -54,7 +57,9 @@ class Node:
             options=options.workers,
             logger=logger,
         )
-        self.methods = Methods(self.engine, options.federation_id, options.quirks, self.steering)
+        self.methods = Methods(
+            self.engine, options.federation_id, options.quirks, self.steering, self.activity
+        )
         self.hub = Hub(
             clock=clock,
             broker=self.broker,
@@ -66,7 +71,12 @@ class Node:
             quirks=options.quirks,
             steering=self.steering,
             logger=logger,
+            activity=self.activity,
         )
+
+    def _log_event(self, event: PublishedEvent) -> None:
+        if self.activity.wanted:
+            self.activity.event(event)
 
     def statistics(self) -> ServerStatistics:
         """Counts, at this moment."""

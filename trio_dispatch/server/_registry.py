@@ -89,6 +89,13 @@ class Registering:
     def __init__(self, registry: Registry) -> None:
         self._registry = registry
 
+    def _take_over(self, registry: Registry) -> None:
+        """Register what is registered in *registry*."""
+        self._registry.jobs.update(registry.jobs)
+        for name, versions in registry.workflows.items():
+            self._registry.workflows.setdefault(name, {}).update(versions)
+        self._registry.crons.update(registry.crons)
+
     @overload
     def job(
         self, name: JobType[P], /, *, max_retries: int = ..., timeout: float = ...
