@@ -6,6 +6,7 @@ import json
 from contextlib import suppress
 from typing import Any
 
+import msgpack
 import msgspec
 import pytest
 from hypothesis import given
@@ -21,7 +22,7 @@ from trio_dispatch.server._go_json import (
     unmarshal_first,
     unquote,
 )
-from trio_dispatch.server._go_msgpack import MsgpackProblem, NilTime, encode_time
+from trio_dispatch.server._go_msgpack import MsgpackProblem, NilTime, encode_text, encode_time
 from trio_dispatch.server._go_msgpack import unmarshal as unpack
 from trio_dispatch.server._go_text import TimeProblem, quote, quote_rune, read_time
 from trio_dispatch.server._wire import Incoming
@@ -129,6 +130,15 @@ def test_nesting_ends_where_gos_does() -> None:
     deeper = b'{"raw":' + b"[" * MAX_DEPTH + b"]" * MAX_DEPTH + b"}"
     with pytest.raises(JsonProblem, match="exceeded max depth"):
         read(deeper)
+
+
+@pytest.mark.parametrize(
+    "text", ['"' + "a" * 200_000, '{"a":"' + "\\n" * 100_000, "[" + "0," * 100_000 + "x"]
+)
+def test_text_that_breaks_off_late_is_refused_in_linear_time(text: str) -> None:
+    # A reader that tries again from every character would not end in this life.
+    with pytest.raises(JsonProblem):
+        read(text)
 
 
 def test_raw_text_is_kept_byte_for_byte() -> None:
@@ -259,7 +269,7 @@ FIELDS = {"id": "text", "data": "bytes", "error": {"code": "int"}, "credits": "i
         (b"\x81\xa2id\xa1x", {"id": "x"}),
         (b"\x81\xa2id\xc4\x01x", {"id": "x"}),
         (b"\x81\xc4\x02id\xc0", {"id": ""}),
-        (b"\x81\xa2id\xa1\xff", {"id": "\ufffd"}),
+        (b"\x81\xa2id\xa1\xff", {"id": "\udcff"}),
         (b"\x81\xa1z\x92\x81\x01\x02\xd4\x05x", {}),
         (b"\x81\xa4data\xc0", {"data": None}),
         (b"\x81\xa7credits\xcf" + b"\xff" * 8, {"credits": -1}),
@@ -299,6 +309,15 @@ def test_msgpack_that_the_library_does_not_read_is_refused(data: bytes, message:
     with pytest.raises(MsgpackProblem) as caught:
         unpack(data, FIELDS)
     assert str(caught.value) == message
+
+
+@given(st.binary(max_size=300))
+def test_text_goes_back_as_it_came_utf8_or_not(content: bytes) -> None:
+    sent = b"\x81\xa2id\xc5" + len(content).to_bytes(2, "big") + content
+    packed = msgspec.msgpack.encode(encode_text(unpack(sent, FIELDS)["id"]))
+    assert packed.endswith(content)
+    read: Any = msgpack.unpackb(packed, unicode_errors="surrogateescape")
+    assert read.encode("utf-8", "surrogateescape") == content
 
 
 def test_a_nil_time_is_a_problem_of_its_own() -> None:

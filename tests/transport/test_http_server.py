@@ -110,6 +110,10 @@ async def test_the_answer_to_a_head_request_has_no_body() -> None:
         (b"GET / HTTP/2.0\r\nHost: a\r\n\r\n", b"HTTP/1.1 505 HTTP Version Not Supported"),
         (b"GET / HTTP/1.1\r\nHost: a\r\nExpect: more\r\n\r\n", b"HTTP/1.1 417 Expectation Failed"),
         (b"GET / HTTP/1.1\r\n\r\n", b"HTTP/1.1 400 "),
+        (b"GET / HTTP/1.1\r\nHost: a b\r\n\r\n", b"HTTP/1.1 400 "),
+        (b"GET a HTTP/1.1\r\nHost: a\r\nExpect: x\r\n\r\n", b"HTTP/1.1 400 "),
+        (b"GET /%zz HTTP/1.1\r\nHost: a\r\n\r\n", b"HTTP/1.1 400 "),
+        (b"GET ?a HTTP/1.1\r\nHost: a\r\n\r\n", b"HTTP/1.1 400 "),
     ],
 )
 async def test_what_is_no_request_is_refused_and_ends_the_connection(

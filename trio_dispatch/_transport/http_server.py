@@ -34,6 +34,11 @@ LINGER_S: Final = 0.5
 Headers = Iterable[tuple[str, str]]
 TEXT: Final = ("Content-Type", "text/plain; charset=utf-8")
 _CLOSE: Final = ("Connection", "close")
+_PATH: Final = r"/(?:[^%?]|%[0-9A-Fa-f]{2})*"
+_TARGET: Final = re.compile(
+    rf"\*$|(?:{_PATH}|[A-Za-z][A-Za-z0-9+.-]*://[^/?]*(?:{_PATH})?)(?:\?|$)"
+)
+"""``*``, or a path, after scheme and host or not, whose escapes are whole."""
 _HOST: Final = re.compile(r"[A-Za-z0-9!$%&'()*+,\-.:;=\[\]_~]*")
 
 
@@ -190,12 +195,14 @@ class _Connection:
         version = event.http_version.decode("ascii")
         if not version.startswith("1."):
             raise BrokenRequest(505, "unsupported protocol version")
+        method, target = event.method.decode("ascii"), event.target.decode("latin-1")
+        if method != "CONNECT" and not _TARGET.match(target):
+            raise BrokenRequest(400, "malformed request target")
         if not _HOST.fullmatch(headers.get("host", "")):
             raise BrokenRequest(400, "malformed Host header")
         if headers.get("expect", "100-continue").lower() != "100-continue":
             raise BrokenRequest(417)
         self._version = version
-        method, target = event.method.decode("ascii"), event.target.decode("latin-1")
         return Request(method, target, version, headers, fields)
 
     async def read_body(self) -> bytes:

@@ -148,8 +148,11 @@ def _is_time(raw: bytes) -> bool:
 # Any text
 
 _SPACE: Final = re.compile(r"[ \t\r\n]*")
-_STRING: Final = re.compile(r'"(?:[^"\\\x00-\x1f]+|\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4}))*"')
-_STRING_BEGIN: Final = re.compile(r'"(?:[^"\\\x00-\x1f]+|\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4}))*')
+_STRING: Final = re.compile(
+    # Unrolled: a repetition inside another takes for ever on a string without an end.
+    r'"[^"\\\x00-\x1f]*(?:\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4})[^"\\\x00-\x1f]*)*'
+)
+"""A string up to its closing quote, or to what does not belong in one."""
 _NUMBER: Final = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?")
 _HEX: Final = frozenset("0123456789abcdefABCDEF")
 _LITERALS: Final = {"t": "true", "f": "false", "n": "null"}
@@ -246,10 +249,9 @@ class _Scanner:
 
     def _string(self, at: int) -> int:
         found = _STRING.match(self._text, at)
-        if found:
-            return found.end()
-        begin = _STRING_BEGIN.match(self._text, at)
-        at = begin.end() if begin else at
+        at = found.end() if found else at
+        if self._text[at : at + 1] == '"':
+            return at + 1
         text = self._text
         if text[at : at + 1] != "\\":
             raise _unexpected(text, at, "in string literal")

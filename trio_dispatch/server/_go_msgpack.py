@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
+import msgspec
+
 _NIL: Final = 0xC0
 _STR8, _STR16, _STR32 = 0xD9, 0xDA, 0xDB
 _BIN8, _BIN16, _BIN32 = 0xC4, 0xC5, 0xC6
@@ -52,6 +54,26 @@ def unmarshal(data: bytes, kinds: Kinds) -> dict[str, Any]:
         MsgpackProblem: *data* cannot be read, or not into that struct.
     """
     return _Reader(data).struct(kinds)
+
+
+def encode_text(text: str) -> str | msgspec.Raw:
+    """What msgspec encodes as *text*, whose surrogates are bytes that are not UTF-8.
+
+    Go's text may hold any bytes, and a frame's id goes back as it came.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        content = text.encode("utf-8", "surrogateescape")
+        head = bytes((_STR32,)) + len(content).to_bytes(4, "big")
+        if len(content) < 32:
+            head = bytes((0xA0 | len(content),))
+        elif len(content) < 256:
+            head = bytes((_STR8, len(content)))
+        elif len(content) < 65536:
+            head = bytes((_STR16,)) + len(content).to_bytes(2, "big")
+        return msgspec.Raw(head + content)
+    return text
 
 
 def encode_time(seconds: int, nanoseconds: int) -> bytes:
@@ -136,9 +158,8 @@ class _Reader:
     # Values
 
     def text(self) -> str:
-        """Text; a byte that is not UTF-8 becomes U+FFFD, as it does in what Go writes as JSON."""
-        raw = (self._bytes(self._code()) or b"").decode("utf-8", "surrogateescape")
-        return raw if raw.isascii() else raw.translate(_BROKEN)
+        """Text; bytes that are not UTF-8 are kept, as surrogates."""
+        return (self._bytes(self._code()) or b"").decode("utf-8", "surrogateescape")
 
     def _bytes(self, code: int) -> bytes | None:
         if code == _NIL:
@@ -215,6 +236,3 @@ class _Reader:
             self._take(count + 1)
         else:
             raise MsgpackProblem(f"msgpack: unknown code {code:x}")
-
-
-_BROKEN: Final = dict.fromkeys(range(0xDC80, 0xDD00), 0xFFFD)

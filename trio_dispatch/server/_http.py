@@ -66,8 +66,7 @@ class HttpConnection:
 
     async def _take(self, exchange: Exchange) -> None:
         method = exchange.request.method
-        is_proxied = method == "CONNECT"  # its target is a host, at which nothing is
-        target = Target("", "") if is_proxied else read_target(exchange.request.target)
+        target = read_target(exchange.request.target)
         if (method, target.path) == ("OPTIONS", "*"):
             await self._respond(exchange, 200)
             return

@@ -8,8 +8,6 @@ from urllib.parse import unquote_plus
 
 import attrs
 
-from trio_dispatch._transport.http_server import BrokenRequest
-
 WEBSOCKET: Final = "websocket"
 RPC: Final = "rpc"
 EVENTS: Final = "events"
@@ -39,21 +37,9 @@ class Target:
 
 
 def read_target(target: str) -> Target:
-    """Read the target of a request line.
-
-    Raises:
-        BrokenRequest: it is none.
-    """
-    if target == "*":
-        return Target("*", "")
-    if not target.startswith("/"):
-        place = _ABSOLUTE.match(target)
-        if place is None:
-            raise BrokenRequest(400)
-        target = target[place.end() :]
-    path, _, query = target.partition("?")
-    if _BAD_ESCAPE.search(path):
-        raise BrokenRequest(400)
+    """Read the target of a request, which may name scheme and host."""
+    place = _ABSOLUTE.match(target)
+    path, _, query = target[place.end() if place else 0 :].partition("?")
     return Target(path, query)
 
 

@@ -15,7 +15,7 @@ from trio_dispatch._wire.codecs import NilTimestamp, UndecodableFrame
 from trio_dispatch._wire.frames import ErrorBody, FrameType
 from trio_dispatch.server._clock import ZERO_TIME, Clock, frame_id, rfc3339
 from trio_dispatch.server._go_json import GoStruct, JsonProblem, unmarshal, unmarshal_first
-from trio_dispatch.server._go_msgpack import MsgpackProblem, NilTime, encode_time
+from trio_dispatch.server._go_msgpack import MsgpackProblem, NilTime, encode_text, encode_time
 from trio_dispatch.server._go_msgpack import unmarshal as unpack
 from trio_dispatch.server._go_text import is_writable, read_time
 
@@ -152,11 +152,11 @@ def encode(frame: Outgoing, format: str) -> bytes:
         return _encode(frame)
     fields: dict[str, object] = {"id": frame.id, "type": frame.type}
     if frame.correl_id:
-        fields["correl_id"] = frame.correl_id
+        fields["correl_id"] = encode_text(frame.correl_id)
     if frame.data is not None:
         fields["data"] = bytes(frame.data)
     if frame.error is not None:
-        fields["error"] = {"code": frame.error.code, "message": frame.error.message}
+        fields["error"] = {"code": frame.error.code, "message": encode_text(frame.error.message)}
     if frame.channel:
         fields["channel"] = frame.channel
     fields["ts"] = msgspec.msgpack.Ext(_TIME_EXT, encode_time(*(frame.moment or _moment(frame.ts))))

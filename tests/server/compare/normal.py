@@ -7,6 +7,7 @@ import json
 import re
 from typing import Any, Final
 
+import msgpack
 import msgspec
 
 ID: Final = re.compile(r"(job|wfrun|evt)_[0-9a-z]{26}")
@@ -90,7 +91,7 @@ def decode(payload: bytes) -> tuple[Any, dict[str, str] | None]:
     """A message as JSON; and, if it is msgpack, the types of its fields."""
     if payload.startswith(b"{"):
         return json.loads(payload), None
-    frame: dict[str, Any] = msgspec.msgpack.decode(payload)
+    frame: dict[str, Any] = _unpack(payload)
     types = {name: _kind(item) for name, item in frame.items()}
     if "data" in frame:
         frame["data"] = json.loads(frame["data"])
@@ -99,6 +100,14 @@ def decode(payload: bytes) -> tuple[Any, dict[str, str] | None]:
     else:
         frame["ts"] = str(frame["ts"])
     return frame, types
+
+
+def _unpack(payload: bytes) -> Any:
+    try:
+        return msgspec.msgpack.decode(payload)
+    except UnicodeDecodeError:
+        # Go's text may hold any bytes.
+        return msgpack.unpackb(payload, unicode_errors="backslashreplace", timestamp=1)
 
 
 def _kind(item: Any) -> str:
