@@ -244,7 +244,6 @@ def main() -> None:
     if options.json:
         options.json.write_text(json.dumps(results, indent=1), encoding="utf-8")
     if options.write:
-        write_between(ROOT / "README.md", f"{ratio_table(found)}\n{about}")
         page = f"{ratio_table(found, goals=True)}\n{about}\n\n{tables}"
         write_between(ROOT / "docs" / "guides" / "performance.md", page)
         drawing = picture({name: median(results, "50", name, "rate") for name in ALL})
