@@ -44,7 +44,7 @@ _published: Final = msgspec.json.Decoder(Published)
 
 class _EnqueueData(msgspec.Struct, frozen=True, omit_defaults=True):
     name: str
-    payload: msgspec.Raw | None = None
+    payload: msgspec.Raw
     queue: str | None = None
     priority: int = 0
 
@@ -65,7 +65,9 @@ def enqueue_frame(
         priority = priority or definition.priority
     data = _EnqueueData(
         check_text(name, "a job's name"),
-        None if payload is None else encode_payload(payload, "the payload", name),
+        # A null is sent as such: on Postgres a job without a payload is refused (protocol, "Several
+        # servers on one store").
+        encode_payload(payload, "the payload", name),
         None if queue is None else check_text(queue, "a queue's name"),
         check_int(priority, "priority"),
     )

@@ -91,7 +91,7 @@ class Client(ConnectedResource):
         return self._transport
 
     def statistics(self) -> ClientStatistics:
-        """Count what the client has done and is doing."""
+        """Count what this client has done and is doing. `stats` asks for the server's figures."""
         places = self._run_connections.places.statistics()
         return ClientStatistics(
             link=self._link.statistics(),
@@ -130,7 +130,7 @@ class Client(ConnectedResource):
             name: the name that workers know it by, or a `JobType`. A server accepts any name, and a
                 job that no worker knows stays ``running`` for ever.
             payload: anything that msgspec encodes as JSON; a value of the `JobType`'s type. None
-                sends no payload.
+                is sent as ``null``.
             queue: the queue (default: the `JobType`'s, or the server's).
             priority: above 0, the job is claimed before others of its queue.
 
@@ -343,7 +343,7 @@ class Client(ConnectedResource):
     # The rest.
 
     async def stats(self) -> Stats:
-        """Ask for the server's statistics."""
+        """Ask for the server's statistics. `statistics` has this client's own figures."""
         return await self._calls.stats()
 
     async def request(self, method: str, data: object = None, *, safe: bool = False) -> object:
