@@ -11,12 +11,11 @@ from pathlib import Path
 import pytest
 
 from tests.cli.serving import serving
-from tests.remote.support import ApiService
+from tests.remote.support import ApiService, HttpResponse
 from trio_dispatch.cli import main
 from trio_dispatch.cli.exits import Exit
 from trio_dispatch.remote import unmarshal
 from trio_dispatch.remote._messages import DispatchRequest
-from trio_dispatch.remote._serving import HttpResponse
 
 
 @pytest.fixture

@@ -10,8 +10,7 @@ import attrs
 import httpx
 
 from trio_dispatch.remote import Endpoint, marshal
-from trio_dispatch.remote._endpoint import RUN_PATH
-from trio_dispatch.remote._messages import RunRequest, RunResponse
+from trio_dispatch.remote._messages import RUN_PATH, RunRequest, RunResponse
 
 
 def run_request(function: str, input: object = None) -> bytes:

@@ -3,16 +3,69 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import AsyncGenerator, Callable
+import logging
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
 
 import attrs
 import trio
 
-from trio_dispatch._transport.http_server import ClientGone
+from trio_dispatch._transport.http_server import (
+    BodyTooLarge,
+    ClientGone,
+    Exchange,
+    Response,
+    serve_connection,
+)
 from trio_dispatch.remote._messages import DispatchRequest, DispatchResponse
-from trio_dispatch.remote._serving import HttpRequest, HttpResponse, serve_http
+
+
+@attrs.frozen
+class HttpRequest:
+    """A request with its body. Header names are lower-case; repeated ones are joined."""
+
+    method: str
+    target: str
+    headers: Mapping[str, str]
+    body: bytes
+
+
+@attrs.frozen
+class HttpResponse:
+    """A response with its body."""
+
+    status: int
+    content_type: str
+    body: bytes
+
+
+async def serve_http(
+    stream: trio.abc.Stream,
+    answer: Callable[[HttpRequest], Awaitable[HttpResponse]],
+    max_body_size: int,
+) -> None:
+    """Answer the requests that come over *stream*, until either side ends it. Closes it.
+
+    Whatever comes over it, and whatever *answer* raises, ends this connection alone. Exceptions
+    of *answer* are logged and answered by 500. Only cancellation and interrupts are raised.
+    """
+
+    async def handle(exchange: Exchange) -> None:
+        try:
+            body = await exchange.read_body()
+        except BodyTooLarge:
+            response = HttpResponse(413, "text/plain", b"the body is too large\n")
+        else:
+            head = exchange.request
+            response = await answer(HttpRequest(head.method, head.target, head.headers, body))
+        headers = [("Content-Type", response.content_type)]
+        await exchange.respond(Response(response.status, headers, response.body))
+
+    await serve_connection(
+        stream, handle, logger=logging.getLogger("tests.remote"), max_body_size=max_body_size
+    )
+
 
 Step = HttpResponse | Callable[[], None]
 """An answer; or what is called before the connection ends without one."""

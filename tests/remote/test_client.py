@@ -14,7 +14,7 @@ import pytest
 import trio
 import trio.testing
 
-from tests.remote.support import ApiService, Step, ids
+from tests.remote.support import ApiService, HttpResponse, Step, ids
 from trio_dispatch import ConnectFailed, DispatchError, ProtocolError
 from trio_dispatch.remote import (
     Call,
@@ -26,7 +26,6 @@ from trio_dispatch.remote import (
 )
 from trio_dispatch.remote import _client as module
 from trio_dispatch.remote._messages import DispatchRequest
-from trio_dispatch.remote._serving import HttpResponse
 
 CALL = Call("http://a.example", "f", 1)
 

@@ -14,8 +14,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from tests.remote.calling import calling, make, run_request
 from trio_dispatch.remote import unmarshal
-from trio_dispatch.remote._endpoint import RUN_PATH
-from trio_dispatch.remote._messages import RunResponse
+from trio_dispatch.remote._messages import RUN_PATH, RunResponse
 
 PRIVATE = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
 PUBLIC = PRIVATE.public_key()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from datetime import timedelta
 from typing import Any, Final, NewType, cast
+from urllib.parse import urlsplit
 
 import attrs
 from google.protobuf import any_pb2
@@ -38,6 +39,20 @@ def check_endpoint(url: object) -> str:
     if "@" in url:
         raise ValueError(f"an endpoint's URL has no user info: {address.shown}")
     return url.rstrip("/")
+
+
+def host_of(endpoint: str) -> str:
+    """What the ``Host`` header says in requests to *endpoint*, and what their signatures cover."""
+    if not endpoint.startswith("http"):
+        return urlsplit(endpoint).netloc or "lambda"
+    return parse_url(endpoint, "http", "https").host_header
+
+
+def signed_url(endpoint: str, path: str) -> str:
+    """The URL of *path* at *endpoint* as signatures have it: a scheme's own port is left out."""
+    parts = urlsplit(endpoint)
+    base = parts.path if endpoint.startswith("http") or parts.netloc else ""
+    return f"{parts.scheme}://{host_of(endpoint)}{base}{path}"
 
 
 def check_function(name: object) -> str:

@@ -21,12 +21,11 @@ from trio_dispatch._wire.arguments import check_seconds, check_text
 from trio_dispatch._wire.errors import ConnectFailed, ProtocolError
 from trio_dispatch._wire.url import parse_url
 from trio_dispatch.remote._call import Call, DispatchID
+from trio_dispatch.remote._connect import PROTO_TYPE
 from trio_dispatch.remote._errors import CallFailed, KeyRefused
-from trio_dispatch.remote._messages import DispatchRequest, DispatchResponse
+from trio_dispatch.remote._messages import DISPATCH_PATH, DispatchRequest, DispatchResponse
 
 DEFAULT_URL: Final = "https://api.dispatch.run"
-PATH: Final = "/dispatch.sdk.v1.DispatchService/Dispatch"
-PROTO_TYPE: Final = "application/proto"
 
 ATTEMPTS: Final = 4
 FIRST_DELAY: Final = 0.1
@@ -109,7 +108,7 @@ class Client:
         once = Once(body)
         request = self._http.build_request(
             "POST",
-            self._url + PATH,
+            self._url + DISPATCH_PATH,
             headers={
                 "Content-Type": PROTO_TYPE,
                 "Content-Length": str(len(body)),
@@ -155,7 +154,7 @@ class Client:
         return found
 
     def _error(self, status: int, kind: str, answer: bytes) -> CallFailed:
-        code, message = _connect_error(kind, answer)
+        code, message = connect_error(kind, answer)
         if code == "unauthenticated" or (not code and status == 401):
             text = f"{self._url} refused the API key {self._source}: {message}"
             return KeyRefused("unauthenticated", text, False)
@@ -173,7 +172,7 @@ def _ignore() -> None:
     pass
 
 
-def _connect_error(kind: str, answer: bytes) -> tuple[str, str]:
+def connect_error(kind: str, answer: bytes) -> tuple[str, str]:
     """Read the code and the message of a Connect error; no code where it is none."""
     text = " ".join(answer[:200].decode("utf-8", "replace").split())
     if "json" in kind:

@@ -1,63 +1,45 @@
-"""An endpoint: async functions that the service calls."""
+"""An endpoint: functions that the service calls."""
 
 from __future__ import annotations
 
-import json
 import logging
 import os
-import sys
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from datetime import timedelta
 from functools import partial
-from inspect import iscoroutinefunction
-from typing import Any, Final, TypeVar
+from typing import Any, TypeVar, overload
 from urllib.parse import urlsplit
 
 import trio
 
 from trio_dispatch._transport.block import in_background
-from trio_dispatch._transport.groups import leaves
-from trio_dispatch._transport.listening import serve_listeners
 from trio_dispatch._wire.arguments import check_count
-from trio_dispatch.remote._call import Call, check_endpoint, check_function
-from trio_dispatch.remote._client import PROTO_TYPE, Client, find_key, find_url, open_client
-from trio_dispatch.remote._messages import RunRequest, RunResponse, Status
-from trio_dispatch.remote._serving import HttpRequest, HttpResponse, serve_http
-from trio_dispatch.remote._statuses import failure_of
-from trio_dispatch.remote._values import marshal, unmarshal
+from trio_dispatch.remote import _connect as connect
+from trio_dispatch.remote._call import Call, check_endpoint, signed_url
+from trio_dispatch.remote._client import Client, find_key, find_url, open_client
+from trio_dispatch.remote._functions import Registered, register
+from trio_dispatch.remote._messages import RUN_PATH, RunRequest, Status
+from trio_dispatch.remote._runs import Runs, failed
+from trio_dispatch.remote._statuses import Failure
 
-if sys.version_info < (3, 11):  # pragma: no cover
-    from exceptiongroup import BaseExceptionGroup
-
-Function = Callable[[Any], Awaitable[object]]
-F = TypeVar("F", bound=Function)
-
-RUN_PATH: Final = "/dispatch.sdk.v1.FunctionService/Run"
-
-_INTERRUPTS: Final = (KeyboardInterrupt, SystemExit, trio.Cancelled)
+F = TypeVar("F", bound=Callable[..., object])
 
 _log = logging.getLogger("trio_dispatch.remote")
-
-_CODES: Final = {
-    400: "invalid_argument",
-    401: "unauthenticated",
-    403: "permission_denied",
-    404: "not_found",
-    415: "invalid_argument",
-}
 
 
 class Endpoint:
     """Functions that the service calls over HTTP.
 
     Args:
-        url: where the service reaches it; what `call` puts into calls, and what signatures cover.
+        url: where the service reaches it; what `call` puts into calls, and what signatures must
+            have been made for (default: ``DISPATCH_ENDPOINT_URL``; if that is not set either, the
+            address of `serve`).
         api_key, api_url: for `client`; as for `open_client`.
-        verification_key: of the service, PEM or the base64 of its 32 bytes; that of
-            ``DISPATCH_VERIFICATION_KEY`` without. Where there is one, requests must be signed.
+        verification_key: of the service, PEM or the base64 of its 32 bytes (default:
+            ``DISPATCH_VERIFICATION_KEY``). If there is one, requests must be signed.
         max_concurrency: functions that run at once; further calls are told to come again
-            (``THROTTLED``).
+            (``THROTTLED``). A function that waits for calls of its own does not count.
         max_body_size: bytes of a request's body.
 
     Raises:
@@ -66,7 +48,7 @@ class Endpoint:
 
     def __init__(
         self,
-        url: str,
+        url: str | None = None,
         *,
         api_key: str | None = None,
         api_url: str | None = None,
@@ -74,7 +56,8 @@ class Endpoint:
         max_concurrency: int = 100,
         max_body_size: int = 16 * 1024 * 1024,
     ) -> None:
-        self.url = check_endpoint(url)
+        found = url or os.environ.get("DISPATCH_ENDPOINT_URL")
+        self._url = check_endpoint(found) if found else None
         self._api_key = api_key
         self._api_url = api_url
         key = verification_key or os.environ.get("DISPATCH_VERIFICATION_KEY")
@@ -84,35 +67,60 @@ class Endpoint:
             from trio_dispatch.remote._signatures import Verifier, read_key
 
             self._verifier = Verifier(read_key(key))
-        self._functions: dict[str, Function] = {}
+        self._functions: dict[str, Registered] = {}
         self._places = check_count(max_concurrency, "max_concurrency")
+        self._threads = trio.CapacityLimiter(max_concurrency)
         self._running = 0
         self._max_body_size = check_count(max_body_size, "max_body_size")
+        self._runs = Runs()
 
     def __repr__(self) -> str:
-        return f"<Endpoint {self.url} with {len(self._functions)} functions>"
+        return f"<Endpoint {self._url or 'without a URL'} with {len(self._functions)} functions>"
 
-    def function(self, name: str | None = None) -> Callable[[F], F]:
-        """Register an async function, by its own name or by *name*.
-
-        It is called with the decoded input, and what it returns is the call's result.
-        `FunctionError` ends the call with a status; all else that it raises is a permanent error.
+    @property
+    def url(self) -> str:
+        """Where the service reaches it.
 
         Raises:
-            TypeError: it is not an async function.
-            ValueError: the name is taken.
+            ValueError: nobody has said so yet.
         """
+        if self._url is None:
+            raise ValueError(
+                "the endpoint has no URL: pass url, set the environment variable "
+                "DISPATCH_ENDPOINT_URL, or serve it first"
+            )
+        return self._url
 
-        def register(function: F) -> F:
-            if not _is_async(function):
-                raise TypeError(f"an endpoint's function is an async function, not {function!r}")
-            key = check_function(name or function.__name__)
-            if key in self._functions:
-                raise ValueError(f"there is a function called {key!r} already")
-            self._functions[key] = function
-            return function
+    @overload
+    def function(self, name: F, /) -> F: ...
 
-        return register
+    @overload
+    def function(self, name: str | None = None) -> Callable[[F], F]: ...
+
+    def function(self, name: F | str | None = None) -> F | Callable[[F], F]:
+        """Register a function, by its own name or by *name*: a decorator, with or without ``()``.
+
+        It is called with the decoded input, or without any if it takes none, and what it returns
+        is the call's result; if that is a `Call`, the call goes on as that one (a tail call).
+        An async function is cancelled when its call expires and when the caller leaves. Any other
+        runs in a thread, which learns of that from `trio.from_thread.check_cancelled`.
+        `FunctionError` ends the run with a status, and other exceptions with that of the table of
+        `register_status`.
+
+        Raises:
+            TypeError: it takes more than one argument, or is a generator.
+            ValueError: the name is taken, or no function can have it.
+        """
+        if name is not None and not isinstance(name, str):
+            return self._register(None, name)
+        return partial(self._register, name)
+
+    def _register(self, name: str | None, function: F) -> F:
+        registered = register(function, name, self._threads)
+        if registered.name in self._functions:
+            raise ValueError(f"there is a function called {registered.name!r} already")
+        self._functions[registered.name] = registered
+        return function
 
     def call(
         self,
@@ -127,6 +135,7 @@ class Endpoint:
 
         Raises:
             LookupError: it has no such function.
+            ValueError: it has no URL.
         """
         if function not in self._functions:
             raise LookupError(f"this endpoint has no function {function!r}")
@@ -150,16 +159,32 @@ class Endpoint:
         return open_client(self._api_key, self._api_url, timeout=timeout)
 
     @asynccontextmanager
-    async def serve(self, host: str = "127.0.0.1", port: int = 0) -> AsyncGenerator[str, None]:
+    async def serve(
+        self, host: str | None = None, port: int | None = None
+    ) -> AsyncGenerator[str, None]:
         """Serve the functions for the length of the block; gives the address as a URL.
 
         Leaving the block cancels what is running. What the body raises comes out unchanged.
+
+        Args:
+            host: the address to listen on (default: that of ``DISPATCH_ENDPOINT_ADDR``, such as
+                ``127.0.0.1:8000``, or else ``127.0.0.1``).
+            port: the port (default: that of ``DISPATCH_ENDPOINT_ADDR``, or else 0, a free one).
+
+        Raises:
+            OSError: it cannot listen there.
+            ValueError: ``DISPATCH_ENDPOINT_ADDR`` is no address.
         """
-        listeners = await trio.open_tcp_listeners(port, host=host)
+        default_host, default_port = _find_address()
+        listeners = await trio.open_tcp_listeners(
+            default_port if port is None else port, host=default_host if host is None else host
+        )
         address = listeners[0].socket.getsockname()
         shown = f"[{address[0]}]" if ":" in address[0] else address[0]
+        url = f"http://{shown}:{address[1]}"
+        self._url = self._url or url
         async with in_background(partial(self._serve, listeners), nullcontext()):
-            yield f"http://{shown}:{address[1]}"
+            yield url
 
     async def _serve(
         self,
@@ -167,89 +192,75 @@ class Endpoint:
         *,
         task_status: trio.TaskStatus[Any] = trio.TASK_STATUS_IGNORED,
     ) -> None:
-        await serve_listeners(self.handle, listeners, task_status=task_status)
+        async with trio.open_nursery() as nursery:
+            handle = partial(self.handle, nursery=nursery)
+            await trio.serve_listeners(handle, listeners, task_status=task_status)
 
-    async def handle(self, stream: trio.abc.Stream) -> None:
-        """Serve one connection, over any stream, until it ends."""
-        await serve_http(stream, self._answer, self._max_body_size)
+    async def handle(self, stream: trio.abc.Stream, *, nursery: trio.Nursery | None = None) -> None:
+        """Serve one connection, over any stream, until it ends.
 
-    async def _answer(self, request: HttpRequest) -> HttpResponse:
-        base = urlsplit(self.url).path
-        if request.target.partition("?")[0] not in {RUN_PATH, base + RUN_PATH}:
-            return _refusal(404, f"there is nothing at {request.target}")
-        if request.method != "POST":
-            return _refusal(404, f"{request.method} is not a method of this service")
-        kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-        if kind not in {PROTO_TYPE, "application/octet-stream", ""}:
-            return _refusal(415, f"this service speaks {PROTO_TYPE}, not {kind}")
+        Args:
+            stream: the connection, from its first byte on.
+            nursery: where functions run. One that is suspended, as it waits for calls of its own,
+                stays there when the connection ends. By default functions end with the connection,
+                and start again when the service comes back for them.
+        """
+        if nursery is None:
+            async with trio.open_nursery() as own:
+                await self.handle(stream, nursery=own)
+                own.cancel_scope.cancel()
+            return
+        base = urlsplit(self._url or "").path
+        await connect.serve_unary(
+            stream,
+            {RUN_PATH, base + RUN_PATH},
+            partial(self._answer, nursery),
+            self._max_body_size,
+        )
+
+    async def _answer(self, nursery: trio.Nursery, call: connect.Call) -> bytes:
         if self._verifier is not None:
             from trio_dispatch.remote._signatures import BadSignature
 
             try:
                 # Whatever the Host header says: it must have been signed for this endpoint.
-                self._verifier.verify(self.url + RUN_PATH, request.headers, request.body)
+                self._verifier.verify(signed_url(self.url, RUN_PATH), call.headers, call.body)
             except BadSignature as exc:
-                return _refusal(401 if exc.missing else 403, str(exc))
+                code = "unauthenticated" if exc.missing else "permission_denied"
+                raise connect.Refused(code, str(exc)) from exc
         try:
-            run = RunRequest.FromString(request.body)
-        except Exception as exc:  # noqa: BLE001 - protobuf raises its own, which has no public home
-            return _refusal(400, f"the body is no RunRequest: {exc}")
-        response = await self._run(run)
-        return HttpResponse(200, PROTO_TYPE, response.SerializeToString())
+            request: Any = RunRequest.FromString(call.message)
+        except Exception as exc:  # protobuf raises its own, which has no public home
+            text = f"the body is no RunRequest: {exc}"
+            raise connect.Refused("invalid_argument", text) from exc
+        response = await self._run(nursery, request)
+        data: bytes = response.SerializeToString()
+        return data
 
-    async def _run(self, run: Any) -> Any:
-        function = self._functions.get(run.function)
+    async def _run(self, nursery: trio.Nursery, request: Any) -> Any:
+        function = self._functions.get(request.function)
         if function is None:
-            return _failure(Status.NOT_FOUND, "LookupError", f"no function {run.function!r}")
-        if run.WhichOneof("directive") != "input":
-            return _failure(Status.INVALID_ARGUMENT, "ValueError", "a call without an input")
+            text = f"no function {request.function!r}"
+            return failed(Failure(Status.NOT_FOUND, "LookupError", text))
+        if request.WhichOneof("directive") is None:
+            text = "a call without an input"
+            return failed(Failure(Status.INVALID_ARGUMENT, "ValueError", text))
         if self._running >= self._places:
-            return _failure(Status.THROTTLED, "Throttled", f"{self._places} calls are running")
+            text = f"{self._places} calls are running"
+            return failed(Failure(Status.THROTTLED, "Throttled", text))
         self._running += 1
         try:
-            try:
-                argument = unmarshal(run.input)
-            except ValueError as exc:
-                return _failure(Status.INVALID_ARGUMENT, "ValueError", str(exc))
-            output = await function(argument)
-        except Exception as exc:  # noqa: BLE001 - users' code
-            return self._failed(run.function, exc)
-        except BaseExceptionGroup as group:
-            if any(isinstance(leaf, _INTERRUPTS) for leaf in leaves(group)):
-                raise
-            return self._failed(run.function, group)
-        except GeneratorExit as exc:
-            return self._failed(run.function, exc)
+            return await self._runs.run(request, function, nursery)
         finally:
             self._running -= 1
-        try:
-            packed = marshal(output)
-        except (TypeError, ValueError) as exc:
-            text = f"a result that cannot be sent: {exc}"
-            return _failure(Status.INVALID_RESPONSE, type(exc).__name__, text)
-        response = RunResponse(status=Status.OK)
-        response.exit.result.output.type_url = packed.type_url
-        response.exit.result.output.value = packed.value
-        return response
-
-    def _failed(self, function: str, exc: BaseException) -> Any:
-        failure = failure_of(exc)
-        if failure.traceback:
-            _log.warning("function %s failed: %s", function, failure.traceback.decode())
-        return _failure(failure.status, failure.type, failure.message, failure.traceback)
 
 
-def _is_async(function: object) -> bool:
-    return iscoroutinefunction(function)
-
-
-def _failure(status: Status, type: str, message: str, trace: bytes = b"") -> Any:
-    response = RunResponse(status=status)
-    error = response.exit.result.error
-    error.type, error.message, error.traceback = type, message, trace
-    return response
-
-
-def _refusal(status: int, message: str) -> HttpResponse:
-    body = json.dumps({"code": _CODES[status], "message": message}).encode()
-    return HttpResponse(status, "application/json", body)
+def _find_address() -> tuple[str, int]:
+    """Host and port of the environment, or the defaults."""
+    found = os.environ.get("DISPATCH_ENDPOINT_ADDR")
+    if not found:
+        return "127.0.0.1", 0
+    host, colon, port = found.rpartition(":")
+    if not colon or not port.isdecimal() or int(port) > 65535:
+        raise ValueError(f"DISPATCH_ENDPOINT_ADDR is no address like 127.0.0.1:8000: {found!r}")
+    return host.removeprefix("[").removesuffix("]") or "127.0.0.1", int(port)

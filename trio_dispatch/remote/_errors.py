@@ -30,6 +30,36 @@ class KeyRefused(CallFailed):
     """The service refused the API key; the message says where the key came from."""
 
 
+class FunctionFailed(DispatchError):
+    """A function that was called has failed, for good.
+
+    Attributes:
+        function: its name.
+        type: the name of its exception, or of what the service says.
+        message: what it said.
+        traceback: from over there; empty if there is none.
+        dispatch_id: of the call that has failed, if the service says it.
+    """
+
+    def __init__(
+        self,
+        function: str,
+        type: str,
+        message: str,
+        traceback: str = "",
+        dispatch_id: str | None = None,
+    ) -> None:
+        super().__init__(function, type, message, traceback, dispatch_id)
+        self.function = function
+        self.type = type
+        self.message = message
+        self.traceback = traceback
+        self.dispatch_id = dispatch_id
+
+    def __str__(self) -> str:
+        return f"{self.function} has failed with {self.type or 'an error'}: {self.message}"
+
+
 class FunctionError(Exception):
     """Raise it in a function of an endpoint: the run ends with *status*.
 

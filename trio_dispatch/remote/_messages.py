@@ -21,6 +21,8 @@ from google.protobuf import (
 from google.protobuf.message import Message
 
 _PACKAGE: Final = "dispatch.sdk.v1"
+DISPATCH_PATH: Final = f"/{_PACKAGE}.DispatchService/Dispatch"
+RUN_PATH: Final = f"/{_PACKAGE}.FunctionService/Run"
 _Field = descriptor_pb2.FieldDescriptorProto
 
 _SCALARS: Final = {
@@ -178,6 +180,7 @@ def _message(name: str) -> type[Any]:
 
 CallMessage: Final = _message("Call")
 CallResult: Final = _message("CallResult")
+Error: Final = _message("Error")
 DispatchRequest: Final = _message("DispatchRequest")
 DispatchResponse: Final = _message("DispatchResponse")
 RunRequest: Final = _message("RunRequest")

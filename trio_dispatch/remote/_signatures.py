@@ -1,7 +1,7 @@
 """Who sent a request: HTTP Message Signatures, Ed25519.
 
 The service signs method, path, authority, type and digest of each request. http-message-signatures
-makes and checks the signatures; this module checks that one covers all of those, that it is recent,
+checks the signatures; this module checks that one covers all of those, that it is recent,
 that it was made for the endpoint's own URL, and that the digest is the body's.
 """
 
@@ -16,6 +16,7 @@ import hmac
 import re
 from collections.abc import Mapping, MutableMapping
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 import attrs
 import httpx
@@ -23,7 +24,12 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import (
     Ed25519PrivateKey,
     Ed25519PublicKey,
 )
-from cryptography.hazmat.primitives.serialization import load_pem_public_key
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    PublicFormat,
+    load_pem_private_key,
+    load_pem_public_key,
+)
 from http_message_signatures import (
     HTTPMessageVerifier,
     HTTPSignatureKeyResolver,
@@ -81,20 +87,17 @@ class _Message:
     headers: MutableMapping[str, str]
 
 
-class _Keys(HTTPSignatureKeyResolver):
+class _OneKey(HTTPSignatureKeyResolver):
     """One key, whatever its id."""
 
-    def __init__(
-        self, *, public: Ed25519PublicKey | None = None, private: Ed25519PrivateKey | None = None
-    ) -> None:
-        self._public = public
-        self._private = private
+    def __init__(self, key: Ed25519PublicKey) -> None:
+        self._key = key
 
     def resolve_public_key(self, key_id: str) -> Any:  # noqa: ARG002
-        return self._public
+        return self._key
 
-    def resolve_private_key(self, key_id: str) -> Any:  # noqa: ARG002
-        return self._private
+    def resolve_private_key(self, key_id: str) -> Any:
+        raise NotImplementedError
 
 
 class _Checker(HTTPMessageVerifier):
@@ -118,9 +121,7 @@ class Verifier:
     """Checks that requests were signed with the private half of *key*."""
 
     def __init__(self, key: Ed25519PublicKey) -> None:
-        self._verifier = _Checker(
-            signature_algorithm=algorithms.ED25519, key_resolver=_Keys(public=key)
-        )
+        self._verifier = _Checker(signature_algorithm=algorithms.ED25519, key_resolver=_OneKey(key))
 
     def verify(self, url: str, headers: Mapping[str, str], body: bytes) -> None:
         """Check one POST to *url*. *headers* have lower-case names.
@@ -158,3 +159,48 @@ def _check_digest(header: str, body: bytes) -> None:
         digest = base64.b64encode(_DIGESTS[kind](body).digest()).decode()
         if not hmac.compare_digest(digest, text):
             raise BadSignature("the content-digest is not that of the body")
+
+
+def read_signing_key(text: str) -> Ed25519PrivateKey:
+    """Read a signing key: PEM without a password, or the base64 of its 32 bytes.
+
+    Raises:
+        ValueError: it is neither. The message does not show it.
+    """
+    text = text.strip()
+    try:
+        if text.startswith("-----"):
+            key = load_pem_private_key(text.replace("\\n", "\n").encode(), None)
+        else:
+            key = Ed25519PrivateKey.from_private_bytes(base64.b64decode(text, validate=True))
+    except (TypeError, ValueError):
+        raise ValueError("the signing key is neither PEM nor the base64 of 32 bytes") from None
+    if not isinstance(key, Ed25519PrivateKey):
+        raise ValueError("the signing key is no Ed25519 key")
+    return key
+
+
+class Signer:
+    """Signs requests with *key*, as the service does (RFC 9421, section 2.5)."""
+
+    def __init__(self, key: Ed25519PrivateKey) -> None:
+        self._key = key
+        raw = key.public_key().public_bytes(Encoding.Raw, PublicFormat.Raw)
+        self.verification_key = base64.b64encode(raw).decode()
+
+    def sign(self, url: str, content_type: str, body: bytes) -> dict[str, str]:
+        """The headers that sign a POST of *body* to *url*."""
+        digest = base64.b64encode(hashlib.sha256(body).digest()).decode()
+        place = urlsplit(url)
+        values = ("POST", place.path, place.netloc, content_type, f"sha-256=:{digest}:")
+        names = " ".join(f'"{name}"' for name in COVERED)
+        created = int(now().timestamp())
+        parameters = f'({names});created={created};keyid="default";alg="ed25519"'
+        lines = [f'"{name}": {value}' for name, value in zip(COVERED, values, strict=True)]
+        lines.append(f'"@signature-params": {parameters}')
+        signature = base64.b64encode(self._key.sign("\n".join(lines).encode())).decode()
+        return {
+            "content-digest": values[-1],
+            "signature-input": f"dispatch={parameters}",
+            "signature": f"dispatch=:{signature}:",
+        }
