@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 import attrs
 import httpx
+import trio
 
+from trio_dispatch._link.http.memory import MemoryTransport
+from trio_dispatch._transport.pipe import pipe
+from trio_dispatch._wire.url import parse_url
 from trio_dispatch.remote import Endpoint, marshal
 from trio_dispatch.remote._messages import RUN_PATH, RunRequest, RunResponse
 
@@ -47,6 +52,22 @@ async def calling(endpoint: Endpoint) -> AsyncGenerator[Caller, None]:
         httpx.AsyncClient(timeout=20, trust_env=False) as http,
     ):
         yield Caller(http, url)
+
+
+@asynccontextmanager
+async def calling_in_memory(endpoint: Endpoint) -> AsyncGenerator[Caller, None]:
+    """The same without a socket, for any clock."""
+    async with trio.open_nursery() as nursery:
+
+        async def connect(address: object) -> trio.abc.Stream:
+            ours, theirs = pipe()
+            nursery.start_soon(partial(endpoint.handle, theirs, nursery=nursery))
+            return ours
+
+        transport = MemoryTransport(parse_url(endpoint.url, "http"), connect)
+        async with httpx.AsyncClient(transport=transport, timeout=None) as http:
+            yield Caller(http, "http://a.example")
+        nursery.cancel_scope.cancel()
 
 
 def make(**options: Any) -> Endpoint:

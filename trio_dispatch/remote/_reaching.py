@@ -6,15 +6,15 @@ import math
 import socket
 import ssl
 from collections.abc import AsyncGenerator
-from contextlib import aclosing, asynccontextmanager
+from contextlib import asynccontextmanager
 from functools import partial
-from typing import Any, Final, cast
+from typing import Any, Final
 
 import httpx
 import trio
 
 from trio_dispatch._link.http.memory import MemoryTransport
-from trio_dispatch._transport.httpx_tools import reason
+from trio_dispatch._transport.httpx_tools import Once, reason
 from trio_dispatch._transport.pipe import pipe
 from trio_dispatch._wire.url import Address, parse_url
 from trio_dispatch.remote._call import host_of, signed_url
@@ -130,9 +130,8 @@ class Reach:
         if seconds < math.inf:
             headers["connect-timeout-ms"] = str(max(int(seconds * 1000), 1))
         headers |= self._signer.sign(signed_url(endpoint, RUN_PATH), PROTO_TYPE, body)
-        request = httpx.Request(
-            "POST", self._base(endpoint) + RUN_PATH, headers=headers, content=body
-        )
+        request = httpx.Request("POST", self._base(endpoint) + RUN_PATH, headers=headers)
+        request.stream = Once(body)
         try:
             async with self._sent(endpoint, request) as response:
                 answer = await self._read(response)
@@ -186,12 +185,14 @@ class Reach:
 
     async def _read(self, response: httpx.Response) -> bytes:
         answer = bytearray()
-        async with aclosing(cast("AsyncGenerator[bytes, None]", response.aiter_bytes())) as parts:
-            async for part in parts:
+        with trio.CancelScope() as scope:
+            async for part in response.aiter_bytes():
                 answer += part
                 if len(answer) > self._max_answer_size:
-                    text = f"the answer is larger than {self._max_answer_size} bytes"
-                    raise AttemptFailed(Status.INVALID_RESPONSE, text)
+                    scope.cancel()  # leaves no generator half-way, as breaking off would
+        if len(answer) > self._max_answer_size:
+            text = f"the answer is larger than {self._max_answer_size} bytes"
+            raise AttemptFailed(Status.INVALID_RESPONSE, text)
         return bytes(answer)
 
 

@@ -304,10 +304,6 @@ async def open_service(
                     nursery=nursery,
                     **options,
                 )
-                for endpoint in endpoints:
-                    service.add_endpoint(endpoint)
-                if host is not None:
-                    await service._listen(host, port)
                 opened.append(service)
                 task_status.started()
                 await trio.sleep_forever()
@@ -316,7 +312,12 @@ async def open_service(
                     await reach.aclose()
 
     async with in_background(run, nullcontext()):
-        yield opened[0]
+        (service,) = opened
+        for endpoint in endpoints:
+            service.add_endpoint(endpoint)
+        if host is not None:
+            await service._listen(host, port)
+        yield service
 
 
 def _check_route(url: str) -> str:
