@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import math
+import os
+import socket
 import subprocess
 import sys
 from collections.abc import AsyncGenerator
@@ -18,6 +20,7 @@ import pytest
 import trio
 from google.protobuf import field_mask_pb2
 
+from trio_dispatch import remote
 from trio_dispatch.remote import (
     Call,
     Client,
@@ -36,6 +39,7 @@ pytestmark = pytest.mark.skipif(
 )
 
 SERVICE = Path(__file__).with_name("service.py")
+PROGRAM = Path(__file__).with_name("endpoint_of_dispatch_py.py")
 
 VALUES: list[Any] = [
     None,
@@ -147,6 +151,74 @@ async def test_calls_reach_functions_on_either_side_and_results_come_back() -> N
         async with open_client("wrong-key", service.api) as client:
             with pytest.raises(KeyRefused, match="refused the API key 'wro'… given as api_key"):
                 await client.dispatch(Call(service.endpoint, "echo"))
+
+
+@asynccontextmanager
+async def program(service: remote.Service, other: str) -> AsyncGenerator[list[str], None]:
+    """Run a program of dispatch-py under *service*; gives the ids that it has dispatched."""
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{held.getsockname()[1]}"
+    environment = {
+        "DISPATCH_API_URL": service.url,
+        "DISPATCH_API_KEY": service.api_key,
+        "DISPATCH_ENDPOINT_ADDR": address,
+        "DISPATCH_ENDPOINT_URL": f"http://{address}",
+        "DISPATCH_VERIFICATION_KEY": service.verification_key,
+        "OTHER_ENDPOINT": other,
+    }
+    async with trio.open_nursery() as nursery:
+        process = await nursery.start(
+            partial(
+                trio.run_process,
+                [sys.executable, str(PROGRAM)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                env=os.environ | environment,
+                check=False,
+            )
+        )
+        printed = bytearray()
+        with trio.fail_after(30):
+            while printed.count(b"\n") < 6:
+                data = await process.stdout.receive_some()
+                assert data, "the program has ended"
+                printed += data
+        try:
+            yield printed.decode().split()
+        finally:
+            process.kill()
+
+
+async def test_its_endpoint_and_its_client_work_under_our_service() -> None:
+    ours = Endpoint()
+
+    @ours.function
+    async def add_one(number: int) -> int:
+        return number + 1
+
+    async with (
+        ours.serve() as url,
+        remote.open_service(min_retry_delay=0.01) as service,
+        program(service, url) as ids,
+    ):
+        square, third_time, fan_out, goes_on, is_wrong, added = [
+            await service.wait(remote.DispatchID(id)) for id in ids
+        ]
+        assert square.value == 49
+        assert (third_time.value, third_time.attempts) == (3, 3)
+        # A coroutine that gathers; its signature was checked at each step.
+        assert fan_out.value == sum(n * n for n in range(20))
+        assert len(fan_out.children) == 20
+        for number, id in enumerate(fan_out.children):
+            child = await service.wait(id)
+            assert (child.value, child.root) == (number**2, fan_out.id)
+        assert (goes_on.value, goes_on.function) == (25, "square")
+        assert is_wrong.status is Status.INVALID_ARGUMENT
+        assert is_wrong.error is not None
+        assert (is_wrong.error.type, is_wrong.error.message) == ("ValueError", "3 is wrong")
+        assert added.value == 42
 
 
 def test_both_packages_live_in_one_process() -> None:
