@@ -144,7 +144,9 @@ def test_sigterm_ends_serve_as_process_1(tmp_path: Path) -> None:
         stderr=subprocess.PIPE,
         text=True,
     ) as process:
-        if not read_line(process).startswith("Serving at "):
+        try:
+            read_line(process)
+        except AssertionError:
             process.kill()
             pytest.skip("there are no namespaces here")
         children = Path(f"/proc/{process.pid}/task/{process.pid}/children")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 from collections.abc import Sequence
 from typing import Final
@@ -79,9 +80,14 @@ def _as_text(argument: str) -> str:
 
 
 def _check_sizes() -> None:
-    """Forget a terminal size in the environment that no terminal has."""
+    """Forget a size in the environment that no terminal has, and print on none that is narrower.
+
+    Text that wraps at one column wraps for ever.
+    """
     for name in ("COLUMNS", "LINES"):
         found = os.environ.get(name, "")
         sane = found.isascii() and found.isdigit() and len(found) < 6
         if found and not (sane and NARROWEST <= int(found) <= WIDEST):
             del os.environ[name]
+    if shutil.get_terminal_size().columns < NARROWEST:
+        os.environ["COLUMNS"] = str(NARROWEST)

@@ -168,8 +168,9 @@ async def _serve_until_changed(server: Server | Cluster, serving: Serving, direc
 
 
 async def _wait_until_changed(directory: Path) -> Exit:
+    before = _times(directory)
     print_line("Waiting until a file changes. Ctrl-C ends it.")
-    _start_again(await _find_change(directory, _times(directory)))
+    _start_again(await _find_change(directory, before))
     raise AssertionError  # pragma: no cover
 
 
