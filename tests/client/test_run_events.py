@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import pickle
 from typing import Any
 
@@ -168,6 +169,27 @@ async def test_an_event_that_cannot_be_read_is_counted_and_leaves_a_gap(
 def server_event(server: Server, topic: str, data: bytes) -> object:
     """An event frame with any data."""
     return _wire.event(server._hub.clock, topic, msgspec.Raw(data))
+
+
+async def test_odd_events_harm_nobody(autojump_clock: object) -> None:
+    topics = ["", "workflow:", "workflow:x", "job:x", ":", "workflow"]
+    ids = ["", "x", None, 5, [], {}]
+    strange = ["three-seconds", "", None, 7]
+    server = make_run_server()
+    server.delay("workflow.get", 1)
+    async with open_memory_client(server) as client:
+
+        async def publish() -> None:
+            await trio.sleep(0.5)
+            for topic, run_id, name in itertools.product(topics, ids, strange):
+                server.publish("workflow.started", topic, {"run_id": run_id, "name": name})
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(publish)
+            run = await client.start_workflow("three-seconds", {})
+        assert run.known
+        assert [event.type for event in await all_events(run)] == EVENTS_OF_THREE_SECONDS
+        assert (await run.wait()).state == "completed"
 
 
 async def test_every_reader_gets_all_events_whenever_it_comes(autojump_clock: object) -> None:
