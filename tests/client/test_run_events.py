@@ -173,7 +173,7 @@ def server_event(server: Server, topic: str, data: bytes) -> object:
 
 async def test_odd_events_harm_nobody(autojump_clock: object) -> None:
     topics = ["", "workflow:", "workflow:x", "job:x", ":", "workflow"]
-    ids = ["", "x", None, 5, [], {}]
+    ids: list[object] = ["", "x", None, 5, [], {}]
     strange = ["three-seconds", "", None, 7]
     server = make_run_server()
     server.delay("workflow.get", 1)
