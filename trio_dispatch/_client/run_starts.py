@@ -267,10 +267,11 @@ class RunStarts:
     async def _ask(self, record: RunRecord) -> None:
         """Ask for the run's state from when it is known until it has ended."""
         await record.known.wait()
-        while True:
-            assert record.run_id is not None
+        while not record.end_known.is_set():
+            run_id, log = record.run_id, record.log
+            assert run_id is not None
             try:
-                run = await ask_for_end(self._calls, record.run_id, log=record.log)
+                run = await ask_for_end(self._calls, run_id, log=log)
             except NotFound as exc:
                 # The main connection may lead to another store for the time being.
                 record.fail_to_ask(exc)
@@ -279,9 +280,9 @@ class RunStarts:
                 record.fail_to_ask(exc)
                 return
             else:
-                record.run = run
-                record.report(run.state)
-                return
+                if run_id == record.run_id:  # and the answer has named no other since
+                    record.run = run
+                    record.report(run.state)
 
 
 class _Call:
