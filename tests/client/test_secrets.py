@@ -39,7 +39,7 @@ async def test_no_log_shows_the_token_of_a_full_session(
                         await client.run_workflow("order-pipeline", {"items": ["a"]})
                     with trio.move_on_after(0.05):
                         await client.run_workflow("nap", cancel_with_scope=True)
-            except AuthError as exc:  # noqa: PERF203
+            except AuthError as exc:
                 refused.append(f"{exc} {exc!r}")
     assert len(refused) == 1
     assert TOKEN not in refused[0]

@@ -74,7 +74,7 @@ async def test_after_the_block_it_is_closed_for_whatever_reason_it_ended() -> No
                 if error is not None:
                     raise error
         except ValueError as exc:
-            assert exc is error  # noqa: PT017
+            assert exc is error
         with pytest.raises(trio.ClosedResourceError, match=r"numbers\(\)"):
             await numbers.receive()
         assert numbers.calls == ["open", "close"]
