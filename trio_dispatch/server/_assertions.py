@@ -8,6 +8,8 @@ from typing import Any, Final, cast
 
 import msgspec
 
+from trio_dispatch.server._go_json import decode
+
 
 class Anything:
     """Matches every payload."""
@@ -21,7 +23,7 @@ ANYTHING: Final = Anything()
 
 def decoded(text: bytes | None) -> object:
     """The value of a payload or an input; None where there is none."""
-    return None if text is None else cast("object", msgspec.json.decode(text))
+    return None if text is None else decode(text)
 
 
 def plain(value: object) -> object:

@@ -15,6 +15,7 @@ import msgspec
 
 from trio_dispatch._wire.definitions import JobType, WorkflowType
 from trio_dispatch.server._cron import Schedule
+from trio_dispatch.server._go_json import decode
 from trio_dispatch.server._store import DEFAULT_MAX_RETRIES, DEFAULT_TIMEOUT_S
 from trio_dispatch.server._workflow import Workflow
 
@@ -292,7 +293,7 @@ class Registering:
 
 
 def _decoded(text: bytes | None) -> Any:
-    return None if text is None else msgspec.json.decode(text)
+    return None if text is None else decode(text)
 
 
 def _job_type(name: object) -> JobType[Any] | None:

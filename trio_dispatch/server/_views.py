@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from datetime import datetime
-from typing import TypeVar, cast
+from typing import TypeVar
 
 import attrs
 import msgspec
 
 from trio_dispatch.server._clock import to_datetime
+from trio_dispatch.server._go_json import JsonProblem, decode
 from trio_dispatch.server._store import JobRow, RunRow, StepRow
 
 T = TypeVar("T")
@@ -24,8 +25,8 @@ def _decoded(data: bytes | None) -> object:
     if data is None:
         return None
     try:
-        return cast("object", msgspec.json.decode(data))
-    except (msgspec.DecodeError, UnicodeError, RecursionError):
+        return decode(data)
+    except JsonProblem:
         return data
 
 

@@ -12,6 +12,7 @@ import trio
 
 from trio_dispatch.server._clock import rfc3339, to_microseconds
 from trio_dispatch.server._execution import Environment
+from trio_dispatch.server._go_json import decode
 from trio_dispatch.server._mailbox import EventRow, Waiter
 from trio_dispatch.server._store import StoreAway
 
@@ -85,7 +86,7 @@ def _row_data(event: EventRow, *, as_stored: bool) -> bytes:
 
 
 def _event(row: EventRow) -> WorkflowEvent:
-    payload: Any = None if row.payload is None else msgspec.json.decode(row.payload)
+    payload: Any = None if row.payload is None else decode(row.payload)
     return WorkflowEvent(id=row.id, name=row.name, payload=payload)
 
 
@@ -94,5 +95,5 @@ def take(data: bytes | msgspec.Raw) -> WorkflowEvent:
     fields: dict[str, Any] = msgspec.json.decode(bytes(data))
     payload: Any = None
     if "payload" in fields:
-        payload = msgspec.json.decode(base64.b64decode(fields["payload"]))
+        payload = decode(base64.b64decode(fields["payload"]))
     return WorkflowEvent(id=fields["id"], name=fields["name"], payload=payload)

@@ -18,6 +18,7 @@ import trio
 from trio_dispatch._wire.definitions import WorkflowType, name_of
 from trio_dispatch.server._execution import Environment, Execution
 from trio_dispatch.server._failures import CONTEXT_CANCELED, describe, holds
+from trio_dispatch.server._go_json import decode
 from trio_dispatch.server._identity import Identity
 from trio_dispatch.server._publishing import elapsed_ms
 from trio_dispatch.server._store import StepRow, StoreAway
@@ -38,7 +39,7 @@ class WorkflowError(Exception):
 
 
 def _decoded(data: bytes | None) -> Any:
-    return None if data is None else msgspec.json.decode(data)
+    return None if data is None else decode(data)
 
 
 @final
