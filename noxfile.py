@@ -23,7 +23,12 @@ PURE = (
 )
 """Modules without I/O: each of their branches is covered."""
 
-SCHEDULED = ("tests/client/test_run_model.py", "tests/client/test_cluster_run_model.py")
+SCHEDULED = (
+    "tests/client/test_run_model.py",
+    "tests/client/test_cluster_run_model.py",
+    "tests/client/test_hostile.py",
+    "tests/client/test_interrupts.py",
+)
 """Tests that play random schedules (``tests/schedules.py``)."""
 
 # The Python that runs nox takes part even where only a virtual environment has it.
@@ -78,10 +83,14 @@ def lowest(session: nox.Session) -> None:
 
 @nox.session
 def fuzz(session: nox.Session) -> None:
-    """Play thousands of random schedules, where the tests play a few; takes an hour."""
+    """Play thousands of random schedules, where the tests play a few; takes an hour.
+
+    Talk to hostile servers as well, 20,000 times, and interrupt a client at each of its turns.
+    """
     session.install("-e", ".[all]", *group("test"))
+    much = {"TRIO_DISPATCH_SCHEDULES": "2000", "TRIO_DISPATCH_FUZZ": "20000"}
     session.run("pytest", *WORKERS, *(session.posargs or SCHEDULED),
-                env={"TRIO_DISPATCH_SCHEDULES": "2000", "TRIO_DISPATCH_ALL": "1"})  # fmt: skip
+                env=much | {"TRIO_DISPATCH_ALL": "1"})  # fmt: skip
 
 
 @nox.session

@@ -89,7 +89,7 @@ def read_answer(method: str, answer: WireFrame, read: Callable[[bytes], T]) -> T
     """Read the data of *answer*. Raises `ProtocolError` if that makes no sense."""
     try:
         return read(bytes(answer.data))
-    except (msgspec.DecodeError, UnicodeError) as exc:
+    except (msgspec.DecodeError, UnicodeError, RecursionError) as exc:
         raise _unreadable(method, exc) from exc
 
 

@@ -55,7 +55,6 @@ class Request:
         "frame",
         "id",
         "lane",
-        "maybe_sent",
         "on_done",
         "on_end",
         "safe",
@@ -81,8 +80,6 @@ class Request:
         self.on_done = on_done
         self.on_end: Callable[[str], None] | None = None
         """Told how it ended, whoever waits for it: for instruments."""
-        self.maybe_sent: Callable[[], bool] | None = None
-        """Whether a frame may have been sent on its behalf, for one that is never sent itself."""
         self.id = ""
         """The id on the wire, once written."""
         self.written = False
@@ -97,9 +94,7 @@ class Request:
     @property
     def maybe_delivered(self) -> bool:
         """Whether the server may have seen it."""
-        if self.written or self.drops > 0:
-            return True
-        return self.maybe_sent is not None and self.maybe_sent()
+        return self.written or self.drops > 0
 
     def finish(self, answer: WireFrame | None = None, error: Exception | None = None) -> None:
         """Settle the request, once; wakes who waits for it."""

@@ -18,6 +18,7 @@ The supervisor, in one picture::
 from __future__ import annotations
 
 import itertools
+import sys
 from collections.abc import Awaitable
 from types import TracebackType
 from typing import cast
@@ -39,7 +40,7 @@ from trio_dispatch._link.reconnecting import Reconnecting, together
 from trio_dispatch._link.requests import Lane, Outbox, Request, timed_out
 from trio_dispatch._link.settings import DialSettings, LinkSettings
 from trio_dispatch._link.tokens import Tokens
-from trio_dispatch._transport.block import Blocks
+from trio_dispatch._transport.block import Blocks, interrupt_in
 from trio_dispatch._wire.codecs import JSON
 from trio_dispatch._wire.errors import (
     AuthError,
@@ -53,6 +54,9 @@ from trio_dispatch._wire.errors import (
 from trio_dispatch._wire.frames import Frame, WireFrame
 from trio_dispatch._wire.session import Ready
 from trio_dispatch._wire.url import Address
+
+if sys.version_info < (3, 11):  # pragma: no cover
+    from exceptiongroup import BaseExceptionGroup
 
 
 @attrs.frozen(kw_only=True)
@@ -347,6 +351,11 @@ class Supervisor:
                         "a bug in trio_dispatch ended the connection; please report it"
                     )
                     self._error.__cause__ = exc
+        except BaseExceptionGroup as group:
+            interrupt = interrupt_in(group)
+            if interrupt is None:
+                raise
+            raise interrupt from None
         finally:
             self._finish()
         if self._error is not None and not self._settled.is_set():

@@ -91,7 +91,12 @@ def decode_leniently(payload: bytes | str | msgspec.Raw, decoder: msgspec.json.D
     except msgspec.ValidationError:
         text = payload.encode() if isinstance(payload, str) else bytes(payload)
         text = text.lstrip(b" \t\r\n")
-        return decoder.decode(_without_nulls(text, inspect.type_info(decoder.type)))
+        try:
+            return decoder.decode(_without_nulls(text, inspect.type_info(decoder.type)))
+        except RecursionError as exc:
+            raise msgspec.DecodeError("nested too deeply") from exc
+    except RecursionError as exc:
+        raise msgspec.DecodeError("nested too deeply") from exc
 
 
 def _refuse_what_becomes_null(value: object) -> None:

@@ -12,6 +12,7 @@ from typing import Final, final
 
 import trio
 
+from trio_dispatch._transport.closing import close_now
 from trio_dispatch._transport.listening import serve_listeners
 from trio_dispatch._transport.pipe import pipe
 from trio_dispatch.server._node import open_port, url_host
@@ -170,7 +171,7 @@ class Balancer:
             pass
         finally:
             del self._connections[connection]
-            await trio.aclose_forcefully(client)
+            await close_now(client)
 
     async def _pass_on(self, client: trio.abc.HalfCloseableStream, connection: _Connection) -> None:
         refusal = self._refusals[0] if self._refusals else None
@@ -195,7 +196,7 @@ class Balancer:
                 # The server has ended the connection; what it said has been passed on.
                 nursery.cancel_scope.cancel()
         finally:
-            await trio.aclose_forcefully(server)
+            await close_now(server)
 
     async def _watch(self, connection: _Connection, timeout: float) -> None:
         while True:

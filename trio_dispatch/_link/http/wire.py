@@ -30,6 +30,9 @@ from trio_dispatch._wire.frames import ErrorBody, ErrorCode, Frame, WireFrame
 from trio_dispatch._wire.headers import complete_headers
 from trio_dispatch._wire.url import Address
 
+CLOSING_TIME: Final = 0.5
+"""Seconds for closing the connections."""
+
 _JSON_TYPE: Final = "application/json"
 _STREAM_TYPE: Final = "text/event-stream"
 
@@ -151,7 +154,9 @@ class HttpWire:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        await self._http.aclose()
+        # Cancelled, it must not replace what is raised; nothing that it waits for takes long.
+        with trio.move_on_after(CLOSING_TIME, shield=True):
+            await self._http.aclose()
 
     async def post(self, frame: Frame) -> WireFrame:
         """Send *frame* and return the one that answers it, an error frame perhaps.
