@@ -24,6 +24,9 @@ from trio_dispatch.remote._endpoint import Endpoint
 from trio_dispatch.remote._messages import RUN_PATH, RunResponse, Status
 from trio_dispatch.remote._signatures import Signer
 
+CLOSING_TIME: Final = 0.5
+"""Seconds for closing a response."""
+
 MEMORY: Final = parse_url("http://endpoint.memory", "http")
 
 _OF_CODE: Final = {
@@ -204,7 +207,9 @@ async def _sent(
     try:
         yield response
     finally:
-        await response.aclose()
+        # Cancelled, it must not replace what is raised; nothing that it waits for takes long.
+        with trio.move_on_after(CLOSING_TIME, shield=True):
+            await response.aclose()
 
 
 def _of_connecting(exc: BaseException) -> Status:
