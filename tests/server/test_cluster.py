@@ -453,6 +453,15 @@ async def test_a_client_reaches_single_servers_by_their_urls(autojump_clock: Moc
         assert len(cluster.nodes[2].connections) == 1
 
 
+async def test_a_client_over_http_goes_through_the_balancer_too(
+    autojump_clock: MockClock,
+) -> None:
+    cluster = make_cluster()
+    async with cluster.open_client(url="http://localhost/dwp") as client:
+        job = await client.enqueue("noop", {})
+        assert (await job.wait()).state == "completed"
+
+
 async def test_every_server_has_a_port_that_is_its_own_again_after_a_restart() -> None:
     cluster = make_cluster(nodes=2)
     async with cluster.serve() as urls, cluster.balancer.serve() as balanced:
@@ -467,6 +476,8 @@ async def test_every_server_has_a_port_that_is_its_own_again_after_a_restart() -
                 pytest.fail("entered")
         async with trio_dispatch.open_client(balanced, token="demo-token") as client:
             assert (await client.get_job(job.job_id)).state == "completed"
+        await cluster.nodes[0].start()
+        cluster.nodes[0].kill()
         await cluster.nodes[0].start()
         async with trio_dispatch.open_client(urls[0], token="demo-token") as client:
             await client.stats()

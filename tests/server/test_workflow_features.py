@@ -518,3 +518,33 @@ async def test_a_run_whose_workflow_is_gone_stays_running(
         await trio.sleep(1)
     assert server.runs()[0].state == "running"
     assert "no workflow w in version 1" in caplog.text
+
+
+async def test_a_step_that_is_not_async_says_so(autojump_clock: MockClock) -> None:
+    server = Server(TOKENS)
+
+    @server.workflow("w")
+    async def w(workflow: Workflow, input: Any) -> None:
+        not_async: Any = len
+        await workflow.step("count", not_async, [])
+
+    async with running(server) as peer:
+        await start(peer, "w")
+    assert "step 'count' needs an async function" in server.runs()[0].error
+
+
+async def test_the_payload_of_an_event_is_read_as_a_type(autojump_clock: MockClock) -> None:
+    server = Server(TOKENS)
+    got: list[object] = []
+
+    @server.workflow("w")
+    async def w(workflow: Workflow, input: Any) -> None:
+        event = await workflow.wait_for_event("e")
+        assert event is not None
+        got.extend([event.payload, event.payload_as(dict[str, float]), event.payload_bytes])
+
+    async with running(server) as peer:
+        await post(peer, "e", {"amount": 1})
+        await start(peer, "w")
+    assert got[:2] == [{"amount": 1}, {"amount": 1.0}]
+    assert got[2] == b'{"amount": 1}'

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import attrs
 import msgspec
@@ -16,6 +16,8 @@ from trio_dispatch.server._go_json import decode
 from trio_dispatch.server._mailbox import EventRow, Waiter
 from trio_dispatch.server._store import StoreAway
 
+T = TypeVar("T")
+
 _encode: Final = msgspec.json.Encoder().encode
 
 
@@ -25,8 +27,21 @@ class WorkflowEvent:
 
     id: str
     name: str
-    payload: Any
-    """Decoded; None where it had none."""
+    payload_bytes: bytes | None = attrs.field(repr=False)
+    """The payload's JSON text as it was sent; None if it had none."""
+
+    @property
+    def payload(self) -> Any:
+        """The payload, decoded; None if it had none."""
+        return None if self.payload_bytes is None else decode(self.payload_bytes)
+
+    def payload_as(self, type: type[T]) -> T:
+        """Decode the payload into *type*.
+
+        Raises:
+            msgspec.ValidationError: it is of another shape.
+        """
+        return msgspec.json.decode(self.payload_bytes or b"null", type=type)
 
 
 async def waiting(
@@ -86,14 +101,11 @@ def _row_data(event: EventRow, *, as_stored: bool) -> bytes:
 
 
 def _event(row: EventRow) -> WorkflowEvent:
-    payload: Any = None if row.payload is None else decode(row.payload)
-    return WorkflowEvent(id=row.id, name=row.name, payload=payload)
+    return WorkflowEvent(id=row.id, name=row.name, payload_bytes=row.payload)
 
 
 def take(data: bytes | msgspec.Raw) -> WorkflowEvent:
     """Read an event from a run's timeline."""
     fields: dict[str, Any] = msgspec.json.decode(bytes(data))
-    payload: Any = None
-    if "payload" in fields:
-        payload = decode(base64.b64decode(fields["payload"]))
-    return WorkflowEvent(id=fields["id"], name=fields["name"], payload=payload)
+    payload = base64.b64decode(fields["payload"]) if "payload" in fields else None
+    return WorkflowEvent(id=fields["id"], name=fields["name"], payload_bytes=payload)

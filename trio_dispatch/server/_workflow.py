@@ -133,7 +133,10 @@ class Workflow:
         """Do a step that has no row yet. A failure of it names *context*."""
         began = trio.current_time()
         try:
-            result = await function(*args)
+            called: object = function(*args)
+            if not inspect.isawaitable(called):
+                raise TypeError(f"step {name!r} needs an async function, not {function!r}")
+            result: T = await called
             data = None if result is None else _encode(result)
             await trio.lowlevel.checkpoint()
             await self._add_row(name, data)
