@@ -152,9 +152,10 @@ def release(session: nox.Session) -> None:
 
 @nox.session
 def pictures(session: nox.Session) -> None:
-    """Draw the pictures of the documentation."""
+    """Draw the pictures of the documentation, and write its pages of commands."""
     session.install(".[all]")
     session.run("python", "docs/pictures.py")
+    session.run("python", "docs/commands.py")
     session.run("python", "docs/layers.py")
 
 
