@@ -16,8 +16,9 @@ from tests.client.support import (
     open_memory_client,
     through,
 )
-from trio_dispatch import AuthError, Client, ClientClosed, ConnectFailed
+from trio_dispatch import AuthError, Client, ClientClosed, ConnectFailed, InternalError
 from trio_dispatch._client.opening import running
+from trio_dispatch._client.run_connections import RunConnection
 
 pytestmark = pytest.mark.wires(*WEBSOCKETS)
 
@@ -384,4 +385,20 @@ async def test_a_request_by_name_has_a_place_like_any_start(autojump_clock: obje
         assert isinstance(answer, dict)
         assert answer["state"] == "completed"
         assert len(server.runs()) == 2
+        assert client.statistics().runs == 0
+
+
+async def test_a_bug_on_a_runs_connection_fails_its_start_alone(
+    autojump_clock: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise ZeroDivisionError
+
+    async with open_memory_client(make_run_server()) as client:
+        monkeypatch.setattr(RunConnection, "on_ready", fail)
+        with pytest.raises(InternalError) as caught:
+            await client.start_workflow("three-seconds", {})
+        assert caught.value.__cause__ is not None
+        monkeypatch.undo()
+        assert (await client.run_workflow("three-seconds", {})).state == "completed"
         assert client.statistics().runs == 0

@@ -30,7 +30,13 @@ from trio_dispatch._link.requests import Request
 from trio_dispatch._link.settings import LinkSettings
 from trio_dispatch._link.supervisor import Supervisor
 from trio_dispatch._wire.channels import WORKFLOWS
-from trio_dispatch._wire.errors import ConnectFailed, ConnectionLost, DispatchError, RequestError
+from trio_dispatch._wire.errors import (
+    ConnectFailed,
+    ConnectionLost,
+    DispatchError,
+    InternalError,
+    RequestError,
+)
 from trio_dispatch._wire.frames import Frame, FrameType, Method, WireFrame
 from trio_dispatch._wire.session import Ready
 from trio_dispatch._wire.url import Address
@@ -286,6 +292,8 @@ class RunConnections:
             await self._main.wait_connected()
             try:
                 return await self._connect(self._main.address)
+            except InternalError:
+                raise  # trying again would end alike
             except DispatchError as exc:
                 error = reconnecting.failed(exc)
                 if error is not None:
