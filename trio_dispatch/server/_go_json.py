@@ -137,7 +137,16 @@ def _read_usual(text: bytes, type: type[S]) -> S | None:
     return value
 
 
+_PLAIN_TIME: Final = re.compile(
+    rb'"\d{4}-(?:0[1-9]|1[0-2])-(?:0[1-9]|1\d|2[0-8])'
+    rb'T(?:[01]\d|2[0-3]):[0-5]\d:[0-5]\d(?:\.\d{1,9})?Z"'
+)
+"""Nearly every time, told with one look."""
+
+
 def _is_time(raw: bytes) -> bool:
+    if _PLAIN_TIME.fullmatch(raw):
+        return True
     try:
         read_time(raw[1:-1].decode("latin-1"))
     except TimeProblem:
@@ -407,7 +416,7 @@ class _Reader:
         found: dict[str, Any],
     ) -> None:
         raw = self._text[place[0] : place[1]]
-        inner: Any = next(part for part in typing.get_args(kind) if part is not None)
+        inner: Any = next(part for part in typing.get_args(kind) if part is not type(None))
         if raw[0] != "{":
             self._mismatch(type, path, name, raw, f"{_PACKAGE}.{_name(inner)}")
             return

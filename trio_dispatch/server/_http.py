@@ -1,7 +1,8 @@
-"""The front door: reads HTTP requests, and leads each to where it belongs.
+"""The HTTP side of a server: upgrades, RPC and event streams (protocol, "Endpoints").
 
-WebSocket upgrades go to a `WebSocketSession`, ``POST <path>/rpc`` is one frame in and one frame
-out, ``GET <path>/sse`` is one channel as an event stream (protocol, "Endpoints").
+An upgrade begins a `WebSocketSession`, ``POST <path>/rpc`` is one frame in and one frame out, and
+``GET <path>/sse`` is one channel as an event stream. Everything else is refused as a Dispatch
+server refuses it.
 """
 
 from __future__ import annotations

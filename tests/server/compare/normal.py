@@ -48,13 +48,13 @@ class Normalizer:
     def value(self, value: Any, key: str = "") -> Any:
         """Normalise any part of a frame."""
         if isinstance(value, dict):
-            return {name: self.value(item, name) for name, item in value.items()}
+            # Without the time that something took, which is absent below a millisecond.
+            kept = {name: item for name, item in value.items() if name != "elapsed_ms"}
+            return {name: self.value(item, name) for name, item in kept.items()}
         if isinstance(value, list):
             return [self.value(item) for item in value]
         if key == "total_published" and isinstance(value, int):
             return f"+{value - self.published}"
-        if key == "elapsed_ms":
-            return "<ms>"
         if not isinstance(value, str):
             return value
         if key in TIME_FIELDS and TIME.fullmatch(value):

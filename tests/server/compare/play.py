@@ -6,7 +6,8 @@ A scenario is a list of steps, as JSON has them:
 - ``["auth", NAME, TOKEN]``, with the format if it is not JSON;
 - ``["send", NAME, FRAMES]`` (text messages), ``["bin", NAME, HEX]``, ``["pack", NAME, OBJECTS]``
   (msgpack), ``["raw", NAME, HEX]`` (bytes as they are);
-- ``["wait", SECONDS]``; ``["rpc", TEXT]``; ``["http", TEXT]``; ``["shut", NAME]``: send no more.
+- ``["wait", SECONDS]``; ``["rpc", TEXT]``; ``["http", TEXT]``; ``["shut", NAME]``: send no more;
+- ``["stream", TEXT]``: an HTTP request whose response is read until the scenario ends.
 
 The last item may be options: ``{"_": 1, "timeout": seconds, "n": answers, "shut": true}``.
 ``$job1``, ``$run1`` and ``$evt1`` stand for the ids that came up so far, ``{P}`` for the path.
@@ -51,6 +52,7 @@ class Player:
         self._normal = Normalizer()
         self._sessions: dict[str, _Session] = {}
         self._steps: list[Any] = []
+        self._streams: list[Socket] = []
 
     async def play(self, steps: list[list[Any]]) -> Transcript:
         """Play *steps*; returns what came back."""
@@ -63,6 +65,10 @@ class Player:
                 await trio.sleep_forever()
             for session in self._sessions.values():
                 self._take(session)
+            for socket in self._streams:
+                (response,) = read_responses(bytes(socket.data), ["GET"], ended=False)
+                self._steps.append(["stream", self._response(response), socket.end])
+                await trio.aclose_forcefully(socket.stream)
             ends = {n: s.websocket.socket.end for n, s in self._sessions.items()}
             nursery.cancel_scope.cancel()
         for session in self._sessions.values():
@@ -114,6 +120,11 @@ class Player:
             await self._open_session(step[1], step[2] if len(step) > 2 else None)
         elif kind == "rpc":
             await self._http(self._rpc(self._filled(step[1])), ["POST"], options)
+        elif kind == "stream":
+            socket = await self._open(self._nursery)
+            await socket.send(self._filled(step[1]).encode("latin-1"))
+            await socket.wait_until(lambda: b"retry: " in socket.data, timeout)
+            self._streams.append(socket)
         elif kind == "http":
             data = self._filled(step[1]).encode("latin-1")
             method = step[1].partition(" ")[0]
@@ -210,6 +221,13 @@ class Player:
         await trio.aclose_forcefully(socket.stream)
         self._steps.append(["http", shown])
 
+    def _event(self, text: str) -> str:
+        """One event of a stream, normalised."""
+        name, separator, data = text.partition("\ndata: ")
+        if not separator:
+            return text
+        return f"{name}{separator}{json.dumps(self._normal.value(json.loads(data)))}"
+
     def _response(self, response: Response) -> dict[str, Any]:
         headers = {n: v for n, v in response.headers if n not in _HIDDEN_HEADERS}
         text = response.body.decode("utf-8", "replace")
@@ -218,7 +236,8 @@ class Player:
             headers.pop("content-length", None)  # as long as its ids
             body = self._normal.frame(json.loads(text))
         elif headers.get("content-type") == "text/event-stream":
-            body = self._normal.text(text).split("\n\n")
+            first, *others = map(self._event, text.split("\n\n"))
+            body = [first, *sorted(others[:-1]), *others[-1:]]
         shown: dict[str, Any] = {"status": response.status, "headers": headers, "body": body}
         shown["end"] = "complete" if response.complete else "incomplete"
         return shown

@@ -92,6 +92,12 @@ SCENARIOS: Final[dict[str, list[list[Any]]]] = {
         ["http", "GET {P}/sse?token=none&channel=jobs HTTP/1.1\r\nHost: x\r\n\r\n"],
         ["http", "GET {P}/sse?token=demo-token HTTP/1.1\r\nHost: x\r\n\r\n"],
     ],
+    "events of a run reach a stream": [
+        ["stream", "GET {P}/sse?token=demo-token&channel=workflows HTTP/1.1\r\nHost: x\r\n\r\n"],
+        ["wait", 0.1],
+        ["rpc", _frame("workflow.start", {"name": "item", "input": {"ms": 1}}, token="demo-token")],
+        ["wait", 0.2],
+    ],
     "two requests on one connection": [
         [
             "http",
