@@ -28,6 +28,7 @@ SCHEDULED = (
     "tests/client/test_cluster_run_model.py",
     "tests/client/test_hostile.py",
     "tests/client/test_interrupts.py",
+    "tests/client/test_subscription_model.py",
 )
 """Tests that play random schedules (``tests/schedules.py``)."""
 

@@ -357,7 +357,7 @@ class HttpConnection:
                 if answer.error is None:
                     if stream.lost:
                         raise Interrupted("the event stream ended at once")
-                    stream.confirmed = True
+                    stream.confirm()
                 return answer
             raise Interrupted(f"not answered within {self._settings.connect_timeout:g} s")
         finally:

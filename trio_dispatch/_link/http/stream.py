@@ -102,6 +102,8 @@ class ChannelStream:
         self._wire = wire
         self._opening_time = opening_time
         self._on_event = on_event
+        self._early: list[str] = []
+        """What arrived before it was confirmed."""
         self._on_lost = on_lost
         self._log = logger
         self._scope = trio.CancelScope()
@@ -121,6 +123,23 @@ class ChannelStream:
         self.closed = True
         self.settled.set()
         self._scope.cancel()
+
+    def confirm(self) -> None:
+        """The server has said that it may be listened to.
+
+        Only now its events are passed on. If it had been lost before, nobody would have been told
+        that the events between it and the next one are missing.
+        """
+        self.confirmed = True
+        early, self._early = self._early, []
+        for text in early:
+            self._on_event(self.channel, text)
+
+    def _pass_on(self, text: str) -> None:
+        if self.confirmed:
+            self._on_event(self.channel, text)
+        else:
+            self._early.append(text)
 
     async def run(self) -> None:
         """Keep the channel's events coming. Raises nothing; see `settled` and `failure`."""
@@ -166,7 +185,7 @@ class ChannelStream:
             if changing:
                 self._current = new
                 for text in overlap.release():
-                    self._on_event(self.channel, text)
+                    self._pass_on(text)
                 return new
             with trio.move_on_after(RETRY_TIME):
                 while old.complete:
@@ -209,7 +228,7 @@ class ChannelStream:
         if stream is self._current and self._is_repeat(text, now) and text in texts:
             texts.remove(text)
         for text in texts:
-            self._on_event(self.channel, text)
+            self._pass_on(text)
         if self._overlap is not None or not stream.complete or stream.due:
             self._changed.set()
 
