@@ -65,9 +65,14 @@ def demo(session: nox.Session) -> None:
 
 @nox.session(python=PYTHONS)
 def tests(session: nox.Session) -> None:
-    """Run the tests on every supported Python that is installed."""
+    """Run the tests on every supported Python that is installed; together they run all."""
     session.install("-e", ".[all]", *group("test"))
-    session.run("pytest", *WORKERS, *session.posargs)
+    share = {}
+    if PYTHONS and not session.posargs:
+        # What does not depend on the Python is shared out: see tests/shares.py.
+        number = PYTHONS.index(str(session.python)) + 1
+        share = {"TRIO_DISPATCH_SHARE": f"{number}/{len(PYTHONS)}"}
+    session.run("pytest", *WORKERS, *session.posargs, env=share)
 
 
 @nox.session(python=PYTHONS[0] if PYTHONS else None)

@@ -32,12 +32,6 @@ WEBSOCKETS = tuple(name for name in WIRES if name != "http")
 EITHER_LIBRARY = ("trio-websocket-msgpack", "websockets-json")
 """For tests that take long: each library and each format once."""
 
-HALVES = (
-    ("trio-websocket-msgpack", "websockets-msgpack"),
-    ("trio-websocket-json", "websockets-json", "http"),
-)
-"""What one Python and its neighbour take of the wires."""
-
 wire = "trio-websocket-json"
 """The one in use: set by the fixture of this name."""
 
