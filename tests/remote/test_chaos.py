@@ -19,7 +19,13 @@ CALLS = 2000 if EVERYTHING else 100
 ENDPOINTS = 4
 LIFETIME = timedelta(hours=1)
 
-OPTIONS = {"expiration": 3600, "attempt_timeout": 15, "min_retry_delay": 1, "max_concurrency": 50}
+OPTIONS = {
+    "expiration": 3600,
+    "keep": 10**6,
+    "attempt_timeout": 15,
+    "min_retry_delay": 1,
+    "max_concurrency": 50,
+}
 
 GARBAGE = [
     b"\x16\x03\x01\x02\x00 this is TLS, more or less",

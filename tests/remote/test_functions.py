@@ -352,7 +352,36 @@ async def test_where_its_run_is_gone_a_function_starts_again(
         served.service.add_endpoint(make_again())  # as if the program had been restarted
         outcome = await served.service.wait(id)
         assert (outcome.value, starts) == (["x", 10], ["x", "x"])
-        assert len(outcome.children) == 2
+        assert len(outcome.children) == 1
+
+
+async def test_a_function_that_starts_again_gets_what_its_earlier_calls_bring(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    made: list[str] = []
+
+    def make_again() -> Endpoint:
+        endpoint = make()
+
+        @endpoint.function
+        async def parent() -> object:
+            made.append("parent")
+            first = await remote.gather(after(10), after(10), after(30))
+            return [first, await remote.call(after(1))]
+
+        return endpoint
+
+    async with serving(make_again()) as served:
+        id = await served.client.dispatch(Call(URL, "parent"))
+        await trio.sleep(5)
+        served.service.add_endpoint(make_again())  # the first is gone
+        outcome = await served.service.wait(id)
+        assert outcome.value == [[10, 10, 30], 1]
+        assert made == ["parent", "parent"]
+        # Not 10 + 30 s: the results of the first run's calls count.
+        assert trio.current_time() < 32
+        # Nor was made again what had ended when the function started again.
+        assert len(outcome.children) == 3 + 1 + 1
 
 
 async def test_runs_beyond_a_bound_are_given_up_and_start_again(

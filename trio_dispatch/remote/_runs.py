@@ -3,7 +3,8 @@
 A function that calls others does not keep a request open. Its run is a task that lives in this
 process; the service gets a poll with the calls and a state, and sends the state back with their
 results. The state names the run, and holds the function's input as well: where the run is not in
-memory any more (the endpoint was restarted, or the run was evicted), the function starts again.
+memory any more (the endpoint was restarted, or the run was evicted), the function starts again, and
+gets the results that calls of the earlier run still bring, if it makes the same calls.
 So a function may run more than once, in whole or in part, as it may after any other failure.
 """
 
@@ -13,8 +14,10 @@ import logging
 import math
 import secrets
 import sys
+from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime, timezone
+from hashlib import sha256
 from typing import Any, Final
 
 import attrs
@@ -111,8 +114,9 @@ class Run:
         self._response: Any = None
         self._collected = trio.Event()
         self._changed = trio.Event()
-        # Of another start of the same function, results may still come.
-        self._next_id = secrets.randbits(62)
+        self._made: Counter[bytes] = Counter()
+        self._early: dict[int, Any] = {}
+        """Results of calls that this run has not made, by correlation id: of an earlier start."""
         self._new: list[tuple[int, Call]] = []
         self._waiting: dict[int, tuple[Wait, int]] = {}
         """By correlation id: who waits for it, and for which of its calls it is."""
@@ -181,10 +185,23 @@ class Run:
     def begin(self, calls: Sequence[Call], wait: Wait) -> None:
         """Have *calls* made, and their results given to *wait*."""
         for index, call in enumerate(calls):
-            self._next_id += 1
-            self._new.append((self._next_id, call))
-            self._waiting[self._next_id] = (wait, index)
+            id = self._correlation_id(call)
+            self._waiting[id] = (wait, index)
+            if id in self._early:
+                self._deliver(id, self._early.pop(id))
+            else:
+                self._new.append((id, call))
         self._change()
+
+    def _correlation_id(self, call: Call) -> int:
+        """A call's own id in this run: the same again if the function starts again.
+
+        So the result of a call is not lost with the run that made it, if the next one makes it too.
+        """
+        digest = sha256(call.message().SerializeToString(deterministic=True)).digest()
+        self._made[digest] += 1
+        numbered = sha256(digest + str(self._made[digest]).encode()).digest()
+        return int.from_bytes(numbered[:8], "big")
 
     def give_up(self, wait: Wait) -> None:
         """*wait* takes no more results; what has not gone out never does."""
@@ -207,6 +224,7 @@ class Run:
     def resume(self, result: Any) -> None:
         """Take a poll's *result*."""
         self._woken = False
+        self.remember(result)
         if result.results:
             self._wait = FIRST_WAIT
         if result.HasField("error"):
@@ -218,6 +236,12 @@ class Run:
                 self._deliver(call.correlation_id, refusal)
         for found in result.results:
             self._deliver(found.correlation_id, found)
+
+    def remember(self, result: Any) -> None:
+        """Keep results of calls that the function has not made yet."""
+        for found in result.results:
+            if found.correlation_id not in self._waiting and len(self._early) < MAX_RESULTS:
+                self._early[found.correlation_id] = found
 
     def _deliver(self, id: int, result: Any) -> None:
         wait, index = self._waiting.pop(id, (None, 0))
@@ -309,6 +333,7 @@ class Runs:
             if found is None:
                 _log.warning("function %s starts again: its run is gone", request.function)
                 run = self._start(request, function, _Input(state.type_url, state.value), nursery)
+                run.remember(result)
             elif state.step == found.step - 1:
                 return found.last  # that answer has been lost
             elif state.step != found.step:
