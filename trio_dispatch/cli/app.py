@@ -20,6 +20,7 @@ from trio_dispatch.cli.enqueue import enqueue
 from trio_dispatch.cli.event import event_app
 from trio_dispatch.cli.exits import Exit, UsageError, complain
 from trio_dispatch.cli.job import job_app
+from trio_dispatch.cli.run.command import run as run_program
 from trio_dispatch.cli.running import guard
 from trio_dispatch.cli.serve import serve
 from trio_dispatch.cli.stats import stats
@@ -34,7 +35,7 @@ app = App(
     help_format="markdown",
     version=__version__,
 )
-for function in (demo, serve, enqueue, watch, stats, top, call, doctor):
+for function in (demo, serve, enqueue, watch, stats, top, call, run_program, doctor):
     app.command(function)
 for commands in (job_app, workflow_app, event_app, dlq_app, cron_app):
     app.command(commands)

@@ -77,8 +77,36 @@ Method = Callable[[Call], Awaitable[bytes]]
 """Answers a call. It may raise `Refused`, and is cancelled when the caller leaves."""
 
 
+class Busy:
+    """Counts the calls that are not answered yet."""
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._idle = trio.Event()
+        self._idle.set()
+
+    def __enter__(self) -> None:
+        if self._count == 0:
+            self._idle = trio.Event()
+        self._count += 1
+
+    def __exit__(self, *exc: object) -> None:
+        self._count -= 1
+        if self._count == 0:
+            self._idle.set()
+
+    async def wait_idle(self) -> None:
+        """Wait until all calls are answered."""
+        while self._count:
+            await self._idle.wait()
+
+
 async def serve_unary(
-    stream: trio.abc.Stream, paths: Collection[str], method: Method, max_body_size: int
+    stream: trio.abc.Stream,
+    paths: Collection[str],
+    method: Method,
+    max_body_size: int,
+    busy: Busy | None = None,
 ) -> None:
     """Serve *method* at *paths* until either side ends the connection, which is then closed.
 
@@ -87,7 +115,7 @@ async def serve_unary(
     """
     await serve_connection(
         stream,
-        partial(_handle, paths, method, max_body_size),
+        partial(_handle, paths, method, max_body_size, busy or Busy()),
         logger=_log,
         max_body_size=max_body_size,
         read_timeout=READ_TIMEOUT,
@@ -95,6 +123,13 @@ async def serve_unary(
 
 
 async def _handle(
+    paths: Collection[str], method: Method, max_body_size: int, busy: Busy, exchange: Exchange
+) -> None:
+    with busy:
+        await _answer(paths, method, max_body_size, exchange)
+
+
+async def _answer(
     paths: Collection[str], method: Method, max_body_size: int, exchange: Exchange
 ) -> None:
     try:

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 import trio
 
 from trio_dispatch._transport.block import in_background
-from trio_dispatch._wire.arguments import check_count
+from trio_dispatch._wire.arguments import check_count, check_seconds
 from trio_dispatch.remote import _connect as connect
 from trio_dispatch.remote._call import Call, check_endpoint, signed_url
 from trio_dispatch.remote._client import Client, find_key, find_url, open_client
@@ -73,6 +73,7 @@ class Endpoint:
         self._running = 0
         self._max_body_size = check_count(max_body_size, "max_body_size")
         self._runs = Runs()
+        self._busy = connect.Busy()
 
     def __repr__(self) -> str:
         return f"<Endpoint {self._url or 'without a URL'} with {len(self._functions)} functions>"
@@ -160,21 +161,26 @@ class Endpoint:
 
     @asynccontextmanager
     async def serve(
-        self, host: str | None = None, port: int | None = None
+        self, host: str | None = None, port: int | None = None, *, grace: float = 0
     ) -> AsyncGenerator[str, None]:
         """Serve the functions for the length of the block; gives the address as a URL.
 
-        Leaving the block cancels what is running. What the body raises comes out unchanged.
+        Leaving the block cancels what is running, after *grace*. What the body raises comes out
+        unchanged.
 
         Args:
             host: the address to listen on (default: that of ``DISPATCH_ENDPOINT_ADDR``, such as
                 ``127.0.0.1:8000``, or else ``127.0.0.1``).
             port: the port (default: that of ``DISPATCH_ENDPOINT_ADDR``, or else 0, a free one).
+            grace: seconds that functions have to end, and the service to get their results, when
+                the body has come to its end without an error. Those that are suspended are not
+                waited for.
 
         Raises:
             OSError: it cannot listen there.
-            ValueError: ``DISPATCH_ENDPOINT_ADDR`` is no address.
+            ValueError: ``DISPATCH_ENDPOINT_ADDR`` is no address, or *grace* is no time.
         """
+        check_seconds(grace, "grace", zero=True)
         default_host, default_port = _find_address()
         listeners = await trio.open_tcp_listeners(
             default_port if port is None else port, host=default_host if host is None else host
@@ -185,6 +191,9 @@ class Endpoint:
         self._url = self._url or url
         async with in_background(partial(self._serve, listeners), nullcontext()):
             yield url
+            if grace:
+                with trio.move_on_after(grace):
+                    await self._busy.wait_idle()
 
     async def _serve(
         self,
@@ -216,6 +225,7 @@ class Endpoint:
             {RUN_PATH, base + RUN_PATH},
             partial(self._answer, nursery),
             self._max_body_size,
+            self._busy,
         )
 
     async def _answer(self, nursery: trio.Nursery, call: connect.Call) -> bytes:

@@ -1,0 +1,1 @@
+"""``trio-dispatch run``: a program under an embedded service of remote calls."""
