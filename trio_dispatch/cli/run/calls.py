@@ -115,7 +115,7 @@ def cause(call: CallInfo) -> str:
     if call.error is None or call.status is None:
         return ""
     what = f"{call.error.type}: {call.error.message}"
-    return what if call.error.type == call.status.name else f"{call.status.name}: {what}"
+    return what if call.error.type == call.status.name else f"{what} ({call.status.name})"
 
 
 def note(call: CallInfo, delay: float | None, open_children: int) -> str:
