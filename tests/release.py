@@ -28,6 +28,7 @@ USES: Final[dict[str, tuple[str, ...]]] = {
     "": ("trio_dispatch", "trio_dispatch.testing"),
     "fast": ("websockets",),
     "http": ("trio_dispatch._link.http",),
+    "proxy": ("python_socks.async_.trio",),
     "remote": ("trio_dispatch.remote",),
     "server": ("trio_dispatch.server",),
     "testing": (

@@ -33,6 +33,9 @@ _OPTIONS: Final = """
         transport: ``"trio-websocket"``, ``"websockets"``, or ``"auto"``: the fastest installed.
         ssl_context: for ``wss://``; by default certificates are verified by the system's store.
         headers: extra HTTP headers for the upgrade. The token goes as ``Authorization: Bearer``.
+        proxy: ``"env"``: what ``HTTPS_PROXY``, ``HTTP_PROXY``, ``ALL_PROXY`` and ``NO_PROXY`` say;
+            None for none; or the URL of one, ``http://…`` or ``socks5://…``. Names are resolved by
+            the proxy. WebSockets and SOCKS need ``trio-dispatch[proxy]``.
         connect_timeout: seconds for token, TCP, TLS, upgrade and authentication together.
         request_timeout: seconds from a call to its answer; None for no limit.
         heartbeat_interval: after so many seconds of silence the server is pinged; None for never.
@@ -66,6 +69,7 @@ def open_over(
     connector: Connector, *args: Any, **options: Any
 ) -> AbstractAsyncContextManager[Client]:
     """`open_client`, but reaching the server by *connector* instead of TCP."""
+    options.setdefault("proxy", None)
     return running(Client(read_options(*args, **options).over(connector)))
 
 

@@ -17,7 +17,9 @@ from trio_dispatch._link.settings import (
     DialSettings,
     Heartbeat,
     LinkSettings,
+    find_proxies,
     read_addresses,
+    read_ssl_context,
 )
 from trio_dispatch._link.tokens import TokenProvider, check_token
 from trio_dispatch._transport.websocket import Connector, choose_library
@@ -66,6 +68,7 @@ def read_options(
     transport: TransportName = "auto",
     ssl_context: ssl.SSLContext | None = None,
     headers: Mapping[str, str] | Sequence[tuple[str, str]] = (),
+    proxy: str | None = "env",
     connect_timeout: float = 10,
     request_timeout: float | None = 30,
     heartbeat_interval: float | None = 15,
@@ -102,7 +105,8 @@ def read_options(
         token_provider=token_provider,
         dial=DialSettings(
             headers=extra,
-            ssl_context=ssl_context,
+            proxies=find_proxies(addresses, proxy, for_websocket=not by_http),
+            ssl_context=read_ssl_context(addresses, ssl_context),
             connect_timeout=check_seconds(connect_timeout, "connect_timeout"),
             max_message_size=check_count(max_message_size, "max_message_size"),
             library="trio-websocket" if by_http else choose_library(transport),

@@ -205,6 +205,7 @@ class Connection:
                 text_is_utf8=settings.text_is_utf8,
                 ssl_context=settings.ssl_context,
                 connector=settings.connector,
+                proxy=settings.proxies.get(self._address),
             )
         except UpgradeRefused as exc:
             self._end(self._upgrade_error(exc, token))

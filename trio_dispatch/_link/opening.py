@@ -10,7 +10,14 @@ import trio
 
 from trio_dispatch._link.handler import Handler, HandlerTask
 from trio_dispatch._link.link import Link
-from trio_dispatch._link.settings import LOGGER, DialSettings, LinkSettings, read_addresses
+from trio_dispatch._link.settings import (
+    LOGGER,
+    DialSettings,
+    LinkSettings,
+    find_proxies,
+    read_addresses,
+    read_ssl_context,
+)
 from trio_dispatch._link.supervisor import Supervisor
 from trio_dispatch._link.tokens import TokenProvider
 from trio_dispatch._transport.block import in_background
@@ -116,7 +123,11 @@ def make_supervisor(
         min_reconnect_delay=check_seconds(min_reconnect_delay, "min_reconnect_delay"),
         max_reconnect_delay=check_seconds(max_reconnect_delay, "max_reconnect_delay"),
         logger=logger or LOGGER,
-        dial=DialSettings(connector=connector),
+        dial=DialSettings(
+            connector=connector,
+            ssl_context=read_ssl_context(addresses, None),
+            proxies={} if connector else find_proxies(addresses, "env", for_websocket=True),
+        ),
     )
     if max_reconnect_delay < min_reconnect_delay:
         raise ValueError("max_reconnect_delay is less than min_reconnect_delay")

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import importlib.metadata
 import logging
+import os
 import ssl
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final
 
 import attrs
@@ -13,7 +14,10 @@ import attrs
 from trio_dispatch._link.instruments import Instruments
 from trio_dispatch._link.interfaces import AnyConnection, Owner
 from trio_dispatch._link.tokens import TokenProvider
+from trio_dispatch._transport.proxies import check_can_connect
+from trio_dispatch._transport.tls import default_context
 from trio_dispatch._transport.websocket import Connector, Library, choose_library
+from trio_dispatch._wire.proxies import Proxy, proxy_for
 from trio_dispatch._wire.session import FrameSession
 from trio_dispatch._wire.url import Address, parse_url
 
@@ -38,6 +42,8 @@ class DialSettings:
     user_agent: str = USER_AGENT
     ssl_context: ssl.SSLContext | None = None
     connector: Connector | None = None
+    proxies: Mapping[Address, Proxy] = attrs.field(factory=dict[Address, Proxy])
+    """The proxies that lead to those addresses that are reached through one."""
     connect_timeout: float = 10.0
     max_message_size: int = 16 * 1024 * 1024
     library: Library = attrs.field(factory=lambda: choose_library("auto"))
@@ -71,6 +77,44 @@ class LinkSettings:
     def over(self, connector: Connector) -> LinkSettings:
         """The same, but reaching the server by *connector* instead of TCP."""
         return attrs.evolve(self, dial=attrs.evolve(self.dial, connector=connector))
+
+
+def find_proxies(
+    addresses: Iterable[Address], choice: str | None, *, for_websocket: bool
+) -> dict[Address, Proxy]:
+    """Find the proxies that lead to *addresses*.
+
+    Raises:
+        TypeError: *choice* is neither a string nor None.
+        ValueError: it, or an environment variable that matters, makes no sense.
+        ModuleNotFoundError: a proxy needs python-socks.
+    """
+    if not (choice is None or isinstance(choice, str)):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise TypeError("proxy is 'env', None, or the URL of a proxy")
+    found = {address: proxy_for(address, choice, os.environ) for address in addresses}
+    proxies = {address: proxy for address, proxy in found.items() if proxy is not None}
+    for proxy in proxies.values():
+        if for_websocket or proxy.is_socks:
+            check_can_connect(proxy)
+    return proxies
+
+
+def read_ssl_context(
+    addresses: Iterable[Address], given: ssl.SSLContext | None
+) -> ssl.SSLContext | None:
+    """Return *given*; if it is None, and there is TLS, a context that verifies.
+
+    It is made once, as that takes 20 ms.
+
+    Raises:
+        TypeError: *given* is no context.
+        ValueError: ``SSL_CERT_FILE`` or ``SSL_CERT_DIR`` makes no sense.
+    """
+    if given is not None:
+        if not isinstance(given, ssl.SSLContext):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise TypeError("ssl_context is an ssl.SSLContext")
+        return given
+    return default_context() if any(address.secure for address in addresses) else None
 
 
 def read_addresses(url: str | Sequence[str], *schemes: str) -> tuple[Address, ...]:

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import AsyncIterator
+from typing import Final
 
 import httpx
+
+from trio_dispatch._transport.http_streams import StreamTransport
+from trio_dispatch._transport.websocket.stream import KEEP_ALIVE, dial
+from trio_dispatch._wire.proxies import Proxy
+from trio_dispatch._wire.url import Address
 
 
 class Once(httpx.AsyncByteStream):
@@ -28,13 +35,67 @@ class Once(httpx.AsyncByteStream):
         return data
 
 
-def reason(error: BaseException) -> str:
-    """What went wrong: the words of the operating system or of TLS where there are any."""
-    found = ""
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, OSError) and str(cause):
-            return str(cause)
-        found = found or str(cause)
-        cause = cause.__cause__ or cause.__context__
-    return found or type(error).__name__
+HIDDEN_TARGET: Final = "trio_dispatch.target"
+"""The extension of a request with the path and query that are sent instead of its URL's."""
+
+
+class HidingTransport(httpx.AsyncBaseTransport):
+    """Sends what stands in `HIDDEN_TARGET`, so that httpx, which logs every URL, does not see it.
+
+    httpx's own extension for that, ``target``, also replaces the target of a ``CONNECT``.
+    """
+
+    def __init__(self, transport: httpx.AsyncBaseTransport) -> None:
+        self._transport = transport
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        """Send *request*."""
+        extensions = dict(request.extensions)
+        target = extensions.pop(HIDDEN_TARGET, None)
+        url = request.url if target is None else request.url.copy_with(raw_path=target)
+        return await self._transport.handle_async_request(
+            httpx.Request(
+                request.method,
+                url,
+                headers=request.headers,
+                stream=request.stream,
+                extensions=extensions,
+            )
+        )
+
+    async def aclose(self) -> None:
+        """Close all connections."""
+        await self._transport.aclose()
+
+
+def make_transport(
+    address: Address,
+    context: ssl.SSLContext,
+    proxy: Proxy | None,
+    *,
+    max_keepalive_connections: int,
+) -> httpx.AsyncBaseTransport:
+    """Make a transport that reaches *address*, through *proxy* if there is one.
+
+    httpx reads no variables beside this one, so that all wires go the same way.
+
+    Args:
+        address: where the requests go; a transport to a SOCKS proxy leads there alone.
+        context: for TLS.
+        proxy: what leads there.
+        max_keepalive_connections: idle connections that are kept.
+    """
+    if proxy is not None and proxy.is_socks:
+        return StreamTransport(address, lambda to: dial(to, context, proxy))
+    auth = None
+    if proxy is not None and proxy.user is not None:
+        auth = (proxy.user, proxy.password or "")
+    return httpx.AsyncHTTPTransport(
+        verify=context,
+        trust_env=False,
+        limits=httpx.Limits(
+            max_connections=None, max_keepalive_connections=max_keepalive_connections
+        ),
+        proxy=None if proxy is None else httpx.Proxy(proxy.url, auth=auth),
+        socket_options=KEEP_ALIVE,
+    )

@@ -13,12 +13,17 @@ from collections.abc import AsyncGenerator, Callable, Iterable
 from contextlib import aclosing, asynccontextmanager
 from typing import Any, Final, cast
 
+import certifi
 import httpx
 import trio
 
-from trio_dispatch._transport.httpx_tools import Once, reason
+from trio_dispatch._transport.httpx_tools import Once, make_transport
+from trio_dispatch._transport.proxies import check_can_connect
+from trio_dispatch._transport.reasons import why
+from trio_dispatch._transport.tls import context_for
 from trio_dispatch._wire.arguments import check_seconds, check_text
 from trio_dispatch._wire.errors import ConnectFailed, ProtocolError
+from trio_dispatch._wire.proxies import proxy_for
 from trio_dispatch._wire.url import parse_url
 from trio_dispatch.remote._call import Call, DispatchID
 from trio_dispatch.remote._connect import PROTO_TYPE
@@ -131,8 +136,8 @@ class Client:
             raise
         except httpx.HTTPError as exc:
             if not once.taken:
-                raise ConnectFailed(f"cannot connect to {self._url}: {reason(exc)}") from exc
-            raise CallFailed("connection_lost", f"{self._url}: {reason(exc)}", True) from exc
+                raise ConnectFailed(f"cannot connect to {self._url}: {why(exc)}") from exc
+            raise CallFailed("connection_lost", f"{self._url}: {why(exc)}", True) from exc
         return response.status_code, response.headers.get("content-type", ""), answer
 
     def _read(self, status: int, kind: str, answer: bytes, calls: int) -> list[DispatchID]:
@@ -280,14 +285,24 @@ async def open_client(
             under way at most.
 
     Raises:
-        ValueError: there is no key, or the URL is none.
+        ValueError: there is no key, the URL is none, or a variable that names a proxy or
+            certificates makes no sense.
     """
     key, source = find_key(api_key)
     url = find_url(api_url)
+    address = parse_url(url, "http", "https")
+    proxy = proxy_for(address, "env", os.environ)
+    if proxy is not None and proxy.is_socks:
+        check_can_connect(proxy)
+    context = context_for(address)
+    if address.secure and not {"SSL_CERT_FILE", "SSL_CERT_DIR"} & os.environ.keys():
+        # As httpx does, for systems that have no certificates of their own.
+        context.load_verify_locations(cafile=certifi.where())
     http = httpx.AsyncClient(
         headers={"Authorization": f"Bearer {key}"},
         timeout=httpx.Timeout(None),
-        limits=httpx.Limits(max_connections=None, max_keepalive_connections=MAX_REQUESTS),
+        trust_env=False,
+        transport=make_transport(address, context, proxy, max_keepalive_connections=MAX_REQUESTS),
     )
     try:
         yield Client(http, url, source, check_seconds(timeout, "timeout"))

@@ -1,13 +1,12 @@
 """One frame in and one frame out by ``POST``; one channel of events by ``GET``. On httpx.
 
 The token stands in the frame for a request (protocol, "HTTP RPC"), and in the query for a stream,
-as the server reads it nowhere else there. httpx logs every URL, so the query goes beside the URL
-that it knows: as the ``target`` of the request, which is what is sent.
+as the server reads it nowhere else there. httpx logs every URL, so what is sent is kept apart from
+the URL that it knows (`HidingTransport`).
 """
 
 from __future__ import annotations
 
-import ssl
 from collections.abc import AsyncGenerator, AsyncIterator, Generator
 from contextlib import aclosing, asynccontextmanager, contextmanager
 from types import TracebackType
@@ -19,15 +18,22 @@ import httpx_sse
 import msgspec
 import trio
 
-from trio_dispatch._link.http.memory import MemoryTransport
 from trio_dispatch._link.settings import DialSettings
-from trio_dispatch._transport.httpx_tools import Once
+from trio_dispatch._transport.http_streams import StreamTransport
+from trio_dispatch._transport.httpx_tools import (
+    HIDDEN_TARGET,
+    HidingTransport,
+    Once,
+    make_transport,
+)
 from trio_dispatch._transport.reasons import why
+from trio_dispatch._transport.tls import context_for
 from trio_dispatch._wire.answers import describe_answer, retry_after
 from trio_dispatch._wire.codecs import JSON, UndecodableFrame
 from trio_dispatch._wire.errors import DispatchError, ProtocolError, request_error
 from trio_dispatch._wire.frames import ErrorBody, ErrorCode, Frame, WireFrame
 from trio_dispatch._wire.headers import complete_headers
+from trio_dispatch._wire.proxies import Proxy
 from trio_dispatch._wire.url import Address
 
 CLOSING_TIME: Final = 0.5
@@ -102,15 +108,16 @@ def error_of(answer: NotAFrame, method: str, *, safe: bool) -> DispatchError:
 
 
 @contextmanager
-def _telling_what_was_lost(host: str) -> Generator[None, None, None]:
+def _telling_what_was_lost(host: str, proxy: Proxy | None) -> Generator[None, None, None]:
     """Make httpx's errors those of this module."""
+    way = "" if proxy is None or proxy.is_socks else f" (through {proxy.shown})"
     try:
         yield
     except (httpx.ConnectError, httpx.ConnectTimeout, httpx.ProxyError) as exc:
-        raise NotDelivered(why(exc, host)) from exc
+        raise NotDelivered(why(exc, host if proxy is None else proxy.host) + way) from exc
     except httpx.HTTPError as exc:
         orderly = isinstance(exc, httpx.RemoteProtocolError)
-        raise Interrupted(why(exc, host), orderly=orderly) from exc
+        raise Interrupted(why(exc, host) + way, orderly=orderly) from exc
 
 
 class HttpWire:
@@ -123,26 +130,30 @@ class HttpWire:
     def __init__(self, address: Address, dial: DialSettings, token: str | None) -> None:
         scheme = "https" if address.secure else "http"
         path, _, query = address.resource.partition("?")
-        self._host = address.host
         self._path = path.rstrip("/")
         self._base = f"{scheme}://{address.host_header}{self._path}"
         self._query = f"{query}&" if query else ""
         self._token = token
         self._max_message_size = dial.max_message_size
-        # Making a context that verifies costs 20 ms, for nothing where there is no TLS.
-        context = dial.ssl_context or (
-            ssl.create_default_context()
-            if address.secure
-            else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-        )
-        connector = dial.connector
+        proxy = dial.proxies.get(address)
+        self._host = address.host
+        self._proxy = proxy
         self._http = httpx.AsyncClient(
-            verify=context,
             headers=list(complete_headers(address, None, dial.headers, dial.user_agent)),
-            # All other waiting is the caller's, who has a scope for it.
+            # All waiting is the caller's, who has a scope for it; but a pool does not say when it
+            # connects.
             timeout=httpx.Timeout(None, connect=dial.connect_timeout),
-            limits=httpx.Limits(max_connections=None, max_keepalive_connections=20),
-            transport=MemoryTransport(address, connector) if connector else None,
+            trust_env=False,
+            transport=HidingTransport(
+                StreamTransport(address, dial.connector)
+                if dial.connector
+                else make_transport(
+                    address,
+                    context_for(address, dial.ssl_context),
+                    proxy,
+                    max_keepalive_connections=20,
+                )
+            ),
         )
 
     async def __aenter__(self) -> HttpWire:
@@ -169,7 +180,7 @@ class HttpWire:
             NotAFrame: the answer is none.
         """
         frame = msgspec.structs.replace(frame, token=self._token or "")
-        with _telling_what_was_lost(self._host):
+        with _telling_what_was_lost(self._host, self._proxy):
             request = self._request("POST", "/rpc", self._query.removesuffix("&"))
             text = JSON.encode(frame)
             request.headers["Content-Type"] = _JSON_TYPE
@@ -203,7 +214,7 @@ class HttpWire:
             NotAFrame: the answer is no event stream.
         """
         query = f"{self._query}token={quote(self._token or '', '')}&channel={quote(channel, '')}"
-        with _telling_what_was_lost(self._host):
+        with _telling_what_was_lost(self._host, self._proxy):
             request = self._request("GET", "/sse", query)
             request.headers["Accept"] = _STREAM_TYPE
             request.headers["Cache-Control"] = "no-store"
@@ -235,7 +246,7 @@ class HttpWire:
     def _request(self, method: str, suffix: str, query: str) -> httpx.Request:
         target = f"{self._path}{suffix}{'?' if query else ''}{query}"
         request = self._http.build_request(
-            method, self._base + suffix, extensions={"target": target.encode()}
+            method, self._base + suffix, extensions={HIDDEN_TARGET: target.encode()}
         )
         request.stream = Once(b"")
         return request

@@ -17,6 +17,7 @@ import trio
 from trio_dispatch._transport.closing import close_now
 from trio_dispatch._transport.websocket.base import Transport, TransportClosed, UpgradeRefused
 from trio_dispatch._transport.websocket.stream import WireStream, dial
+from trio_dispatch._wire.proxies import Proxy
 from trio_dispatch._wire.url import Address
 
 __all__ = [
@@ -71,6 +72,7 @@ async def open_transport(
     text_is_utf8: bool = True,
     ssl_context: ssl.SSLContext | None = None,
     connector: Connector | None = None,
+    proxy: Proxy | None = None,
 ) -> Transport:
     """Connect to *address* and upgrade to a WebSocket.
 
@@ -86,13 +88,14 @@ async def open_transport(
         text_is_utf8: without, text messages may hold any bytes, and come as bytes.
         ssl_context: for ``wss://``.
         connector: instead of dialling TCP.
+        proxy: what leads to *address*.
 
     Raises:
         OSError: no connection, or TLS failed.
         UpgradeRefused: the server answered something else than 101.
         TransportClosed: the connection ended, or broke the protocol, during the upgrade.
     """
-    stream = await (connector(address) if connector else dial(address, ssl_context))
+    stream = await (connector(address) if connector else dial(address, ssl_context, proxy))
     wire = WireStream(stream)
     try:
         # Either library is imported only where it is used.

@@ -10,27 +10,50 @@ from typing import Final, cast
 import trio
 
 from trio_dispatch._transport.closing import close_now
+from trio_dispatch._transport.proxies import connect
+from trio_dispatch._transport.tls import default_context
+from trio_dispatch._wire.proxies import Proxy
 from trio_dispatch._wire.url import Address
+
+KEEP_ALIVE: Final = (
+    (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
+    *(
+        (socket.IPPROTO_TCP, getattr(socket, name), seconds)
+        for name, seconds in (("TCP_KEEPIDLE", 30), ("TCP_KEEPINTVL", 10), ("TCP_KEEPCNT", 3))
+        if hasattr(socket, name)  # not every system has them
+    ),
+)
+"""Socket options by which the kernel notices a peer that is gone within a minute."""
 
 PIECE: Final = 64 * 1024
 """The most bytes written at once; a write that moves on piece by piece is slow, not stuck."""
 
 
-async def dial(address: Address, ssl_context: ssl.SSLContext | None) -> trio.abc.Stream:
-    """Open a TCP connection with keepalive to *address*, with TLS where its scheme asks for it.
+async def dial(
+    address: Address, ssl_context: ssl.SSLContext | None, proxy: Proxy | None = None
+) -> trio.abc.Stream:
+    """Open a TCP connection with keepalive to *address*, with TLS if its scheme asks for it.
+
+    Args:
+        address: where to.
+        ssl_context: for TLS.
+        proxy: what leads there.
 
     Raises:
         OSError: there is no connection.
         trio.BrokenResourceError: the TLS handshake failed.
     """
-    socket_stream = await trio.open_tcp_stream(address.host, address.port)
+    if proxy is None:
+        socket_stream = await trio.open_tcp_stream(address.host, address.port)
+    else:
+        socket_stream = await connect(proxy, address.host, address.port)
     _keep_alive(socket_stream)
     stream = EagerStream(socket_stream)
     if not address.secure:
         return stream
     secured = trio.SSLStream(
         stream,
-        ssl_context or ssl.create_default_context(),
+        ssl_context or default_context(),
         server_hostname=address.host,
         https_compatible=True,
     )
@@ -44,10 +67,9 @@ async def dial(address: Address, ssl_context: ssl.SSLContext | None) -> trio.abc
 
 def _keep_alive(stream: trio.SocketStream) -> None:
     """Let the kernel notice a peer that is gone, also while nothing is sent."""
-    stream.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    for name, seconds in (("TCP_KEEPIDLE", 30), ("TCP_KEEPINTVL", 10), ("TCP_KEEPCNT", 3)):
-        with contextlib.suppress(OSError, AttributeError):  # not every system has them
-            stream.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), seconds)
+    for level, option, value in KEEP_ALIVE:
+        with contextlib.suppress(OSError):
+            stream.setsockopt(level, option, value)
 
 
 class EagerStream(trio.abc.Stream):

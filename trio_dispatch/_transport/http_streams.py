@@ -1,4 +1,4 @@
-"""httpx over any trio stream: where the server is not reached by TCP."""
+"""httpx over any trio stream: for servers in memory, and for those behind a SOCKS proxy."""
 
 from __future__ import annotations
 
@@ -56,8 +56,8 @@ class _Backend(httpcore.AsyncNetworkBackend):
             raise httpcore.ConnectError(str(exc)) from exc
 
 
-class MemoryTransport(httpx.AsyncBaseTransport):
-    """A transport that reaches *address* by *connector*."""
+class StreamTransport(httpx.AsyncBaseTransport):
+    """A transport that reaches *address* by *connector*, which does the TLS as well."""
 
     def __init__(
         self, address: Address, connector: Callable[[Address], Awaitable[trio.abc.Stream]]
@@ -77,7 +77,7 @@ class MemoryTransport(httpx.AsyncBaseTransport):
                 httpcore.Request(
                     request.method,
                     httpcore.URL(
-                        scheme=url.raw_scheme, host=url.raw_host, port=url.port, target=url.raw_path
+                        scheme=b"http", host=url.raw_host, port=url.port, target=url.raw_path
                     ),
                     headers=request.headers.raw,
                     content=request.stream,
