@@ -11,7 +11,7 @@ import attrs
 import httpx
 import trio
 
-from trio_dispatch._link.http.memory import MemoryTransport
+from trio_dispatch._transport.http_streams import StreamTransport
 from trio_dispatch._transport.pipe import pipe
 from trio_dispatch._wire.url import parse_url
 from trio_dispatch.remote import Endpoint, marshal
@@ -64,7 +64,7 @@ async def calling_in_memory(endpoint: Endpoint) -> AsyncGenerator[Caller, None]:
             nursery.start_soon(partial(endpoint.handle, theirs, nursery=nursery))
             return ours
 
-        transport = MemoryTransport(parse_url(endpoint.url, "http"), connect)
+        transport = StreamTransport(parse_url(endpoint.url, "http"), connect)
         async with httpx.AsyncClient(transport=transport, timeout=None) as http:
             yield Caller(http, "http://a.example")
         nursery.cancel_scope.cancel()

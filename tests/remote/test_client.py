@@ -17,7 +17,7 @@ import trio.testing
 
 from tests.remote.support import ApiService, HttpResponse, Step, ids, serve_http
 from trio_dispatch import ConnectFailed, DispatchError, ProtocolError
-from trio_dispatch._link.http.memory import MemoryTransport
+from trio_dispatch._transport.http_streams import StreamTransport
 from trio_dispatch._transport.pipe import pipe
 from trio_dispatch._wire.url import parse_url
 from trio_dispatch.remote import (
@@ -231,7 +231,7 @@ async def test_a_timeout_says_that_it_may_have_been_accepted(
             return ours
 
         url = "http://a.example"
-        transport = MemoryTransport(parse_url(url, "http"), connect)
+        transport = StreamTransport(parse_url(url, "http"), connect)
         async with httpx.AsyncClient(transport=transport, timeout=None) as http:
             client = Client(http, url, "given as api_key", 20)
             with pytest.raises(

@@ -13,9 +13,11 @@ from typing import Any, Final
 import httpx
 import trio
 
-from trio_dispatch._link.http.memory import MemoryTransport
-from trio_dispatch._transport.httpx_tools import Once, reason
+from trio_dispatch._transport.http_streams import StreamTransport
+from trio_dispatch._transport.httpx_tools import Once
 from trio_dispatch._transport.pipe import pipe
+from trio_dispatch._transport.reasons import why
+from trio_dispatch._transport.tls import default_context
 from trio_dispatch._wire.url import Address, parse_url
 from trio_dispatch.remote._call import host_of, signed_url
 from trio_dispatch.remote._client import connect_error
@@ -90,7 +92,7 @@ class Reach:
         self._signer = signer
         self._routes = routes
         self._max_answer_size = max_answer_size
-        self._ssl = httpx.create_ssl_context()
+        self._ssl = default_context()
         self._idle: list[httpx.AsyncBaseTransport] = []
         """One for each request at a time: what a pool does for each request grows with its
         connections."""
@@ -98,7 +100,7 @@ class Reach:
 
     def add(self, endpoint: Endpoint) -> None:
         """Reach *endpoint* in memory from now on."""
-        self._memory[endpoint.url] = MemoryTransport(MEMORY, partial(self._connect, endpoint))
+        self._memory[endpoint.url] = StreamTransport(MEMORY, partial(self._connect, endpoint))
 
     async def aclose(self) -> None:
         """Close all connections."""
@@ -139,13 +141,13 @@ class Reach:
             async with self._sent(endpoint, request) as response:
                 answer = await self._read(response)
         except httpx.ConnectError as exc:
-            text = f"cannot connect to {endpoint}: {reason(exc)}"
+            text = f"cannot connect to {endpoint}: {why(exc)}"
             raise AttemptFailed(_of_connecting(exc), text) from exc
         except httpx.NetworkError as exc:
-            text = f"lost the connection to {endpoint}: {reason(exc)}"
+            text = f"lost the connection to {endpoint}: {why(exc)}"
             raise AttemptFailed(Status.TCP_ERROR, text) from exc
         except httpx.HTTPError as exc:
-            text = f"{endpoint} does not speak HTTP as it should: {reason(exc)}"
+            text = f"{endpoint} does not speak HTTP as it should: {why(exc)}"
             raise AttemptFailed(Status.HTTP_ERROR, text) from exc
         kind = response.headers.get("content-type", "").partition(";")[0].strip().lower()
         if response.status_code != 200:

@@ -18,8 +18,8 @@ import httpx
 import trio
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from trio_dispatch._link.http.memory import MemoryTransport
 from trio_dispatch._transport.block import in_background
+from trio_dispatch._transport.http_streams import StreamTransport
 from trio_dispatch._transport.pipe import pipe
 from trio_dispatch._wire.arguments import check_count, check_seconds
 from trio_dispatch._wire.url import Address, parse_url
@@ -119,7 +119,7 @@ class Service:
         key, source = find_key(self._api_key if api_key is None else api_key)
         address = parse_url(MEMORY_URL, "http")
         http = httpx.AsyncClient(
-            transport=MemoryTransport(address, self._connect),
+            transport=StreamTransport(address, self._connect),
             headers={"Authorization": f"Bearer {key}"},
             timeout=httpx.Timeout(None),
         )
