@@ -158,4 +158,4 @@ def test_any_text_is_a_proxy_or_an_error(text: str) -> None:
     try:
         assert isinstance(read_proxy(text, "ALL_PROXY"), Proxy)
     except ValueError as exc:
-        assert str(exc).startswith("ALL_PROXY names no proxy")  # noqa: PT017
+        assert str(exc).startswith("ALL_PROXY names no proxy")
