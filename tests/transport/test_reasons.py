@@ -104,9 +104,9 @@ async def test_tls_says_what_is_wrong(authority: trustme.CA) -> None:
     authority.configure_trust(trusting)
     async with trio.open_nursery() as nursery:
         port = await listen(nursery, server)
-        assert "certificate is not accepted: " in await reason(f"wss://127.0.0.1:{port}/dwp")
+        assert "certificate verify failed: " in await reason(f"wss://127.0.0.1:{port}/dwp")
         mismatch = await reason(f"wss://127.0.0.1:{port}/dwp", trusting)
-        assert "certificate is not accepted: IP address mismatch" in mismatch
+        assert "certificate verify failed: IP address mismatch" in mismatch
         alert = await listen(nursery, b"\x15\x03\x01\x00\x02\x02\x46")
         assert "did you mean wss://?" in await reason(f"ws://127.0.0.1:{alert}/dwp")
         plain = await listen(nursery, b"HTTP/1.1 400 Bad Request\r\n\r\n")

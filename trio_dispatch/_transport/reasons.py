@@ -61,7 +61,7 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
 def _by_tls(error: BaseException, _: str) -> str | None:
     if isinstance(error, ssl.SSLCertVerificationError):
         return (
-            f"the server's certificate is not accepted: {error.verify_message} (ssl_context= or "
+            f"certificate verify failed: {error.verify_message} (ssl_context= or "
             "SSL_CERT_FILE says which ones are)"
         )
     if isinstance(error, ssl.SSLEOFError):
