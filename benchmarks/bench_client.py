@@ -62,7 +62,7 @@ SCENARIOS: Final = {
         fresh=5,
     ),
     "latency later": Scenario(
-        "One request after another, in a process that has seen bulk",
+        "One request after another, in a process that has already handled large messages",
         {"do": "latency", "count": 1_500},
         (("median", "µs"), CPU),
     ),
@@ -139,7 +139,7 @@ def ratios(results: Results) -> list[Ratio]:
         beside("latency", "median", FAST, PLAIN_ASYNCIO, "≤ 0.9",
                "sequential latency, websockets transport ÷ asyncio loop, in new processes"),
         beside("latency later", "median", FAST, PLAIN_ASYNCIO, "≤ 0.9",
-               "the same, in processes that have seen bulk"),
+               "the same, in processes that have already handled large messages"),
         beside("latency", "median", TRIO, PLAIN_TRIO, "≤ 1.0",
                "sequential latency, trio-websocket transport ÷ trio-websocket loop"),
         beside("many", "rate", FAST, PLAIN_ASYNCIO, "≥ 3",
