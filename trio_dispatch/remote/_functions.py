@@ -49,13 +49,14 @@ def register(
     unwrapped = target.func if isinstance(target, partial) else called
     if inspect.isgeneratorfunction(unwrapped) or inspect.isasyncgenfunction(unwrapped):
         raise TypeError(f"an endpoint's function returns its result; {target!r} is a generator")
+    takes_input = _takes_input(target)
     found = name if name is not None else getattr(target, "__name__", None)
     if found is None:
         raise TypeError(f"{target!r} has no name: register it by one")
     return Registered(
         check_function(found),
         target,
-        _takes_input(target),
+        takes_input,
         inspect.iscoroutinefunction(unwrapped),
         threads,
     )
