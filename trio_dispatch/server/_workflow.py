@@ -128,16 +128,24 @@ class Workflow:
         return result
 
     async def _do(
-        self, name: str, context: str, function: Callable[..., Awaitable[T]], *args: Any
+        self,
+        name: str,
+        context: str,
+        function: Callable[..., Awaitable[T]],
+        *args: Any,
+        keeps_none: bool = False,
     ) -> T:
-        """Do a step that has no row yet. A failure of it names *context*."""
+        """Do a step that has no row yet. A failure of it names *context*.
+
+        A result of None is no data; if it *keeps_none*, it is a null.
+        """
         began = trio.current_time()
         try:
             called: object = function(*args)
             if not inspect.isawaitable(called):
                 raise TypeError(f"step {name!r} needs an async function, not {function!r}")
             result: T = await called
-            data = None if result is None else _encode(result)
+            data = None if result is None and not keeps_none else _encode(result)
             await trio.lowlevel.checkpoint()
             await self._add_row(name, data)
         except BaseException as exc:
@@ -245,7 +253,9 @@ class Workflow:
         row = await self._row(f"child:{name}")
         if row is not None:
             return _decoded(row.data)
-        return await self._do(f"child:{name}", "", self._run_child, f'child "{name}"', name, text)
+        context = f'child "{name}"'
+        run = self._run_child
+        return await self._do(f"child:{name}", "", run, context, name, text, keeps_none=True)
 
     async def _run_child(self, context: str, name: str, input: bytes, key: str = "") -> Any:
         """Run a child. If it cannot be started, the run's error names *context*."""

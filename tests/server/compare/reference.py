@@ -11,7 +11,7 @@ from typing import Any
 
 import trio
 
-from trio_dispatch.server import Identity, Quirks, Server, Workflow
+from trio_dispatch.server import Identity, Quirks, Server, Workflow, WorkflowEvent
 from trio_dispatch.server._quirks import RECORDED
 
 
@@ -56,12 +56,9 @@ async def _sleepy(workflow: Workflow, input: Any) -> None:
 
 
 async def _wait_approval(workflow: Workflow, input: Any) -> None:
-    event = await workflow.wait_for_event("approved", timeout=60)
-
-    async def record() -> str:
-        return "timeout" if event is None else json.dumps(event.payload)
-
-    await workflow.step("record", record)
+    name = (input or {}).get("event", "approved")
+    timeout = (input or {}).get("timeout_ms", 60_000) / 1000
+    await _record(workflow, await workflow.wait_for_event(name, timeout=timeout))
 
 
 async def _saga(workflow: Workflow, input: Any) -> None:
@@ -77,6 +74,59 @@ async def _saga(workflow: Workflow, input: Any) -> None:
     await workflow.step("charge", charge)
 
 
+async def _order(workflow: Workflow, input: Any) -> None:
+    items = (input or {}).get("items", ["widget"])
+
+    async def validate() -> None:
+        if not items:
+            raise ValueError("order has no items")
+
+    async def total() -> float:
+        return 19.99 * len(items)
+
+    async def each() -> None:
+        await _pause(input, 10)
+
+    await workflow.step("validate", validate)
+    await workflow.step("calculate-total", total)
+    await workflow.parallel("fulfil", each, each, each)
+    await workflow.step("send-confirmation", trio.lowlevel.checkpoint)
+
+
+async def _spawns(workflow: Workflow, input: Any) -> None:
+    await workflow.spawn("item", input)
+    await workflow.step("finalize", trio.lowlevel.checkpoint)
+
+
+async def _parent(workflow: Workflow, input: Any) -> None:
+    await workflow.child("item", input)
+    await workflow.step("finalize", trio.lowlevel.checkpoint)
+
+
+async def _record(workflow: Workflow, event: WorkflowEvent | None) -> None:
+    async def record() -> str:
+        return "timeout" if event is None else json.dumps(event.payload)
+
+    await workflow.step("record", record)
+
+
+async def _wait_any(workflow: Workflow, input: Any) -> None:
+    names = (input or {}).get("events", ["red", "green"])
+    timeout = (input or {}).get("timeout_ms", 60_000) / 1000
+    await _record(workflow, await workflow.wait_for_any(*names, timeout=timeout))
+
+
+async def _wait_match(workflow: Workflow, input: Any) -> None:
+    order = (input or {}).get("order_id", "")
+    timeout = (input or {}).get("timeout_ms", 60_000) / 1000
+
+    def matches(event: WorkflowEvent) -> bool:
+        payload: Any = event.payload
+        return bool((payload or {}).get("order_id", "") == order)
+
+    await _record(workflow, await workflow.wait_for_event("paid", timeout=timeout, match=matches))
+
+
 def reference_server(quirks: Quirks = RECORDED) -> Server:
     """Make it."""
     server = Server(
@@ -88,8 +138,16 @@ def reference_server(quirks: Quirks = RECORDED) -> Server:
     )
     server.job("noop")(_noop)
     server.job("fail")(_fail)
-    server.workflow("item")(_item)
-    server.workflow("sleepy")(_sleepy)
-    server.workflow("wait-approval")(_wait_approval)
-    server.workflow("saga")(_saga)
+    for name, function in {
+        "item": _item,
+        "sleepy": _sleepy,
+        "wait-approval": _wait_approval,
+        "saga": _saga,
+        "order-pipeline": _order,
+        "spawns": _spawns,
+        "parent": _parent,
+        "wait-any": _wait_any,
+        "wait-match": _wait_match,
+    }.items():
+        server.workflow(name)(function)
     return server

@@ -15,6 +15,25 @@ def _frame(method: str, data: object = None, id: str = "1", **fields: object) ->
 
 _START: Final[list[list[Any]]] = [["open", "a"], ["auth", "a", "demo-token"]]
 
+_LONG: Final = {"_": 1, "timeout": 5}
+_NOTHING: Final = {"_": 1, "n": 0, "timeout": 0.2}
+_MATCH: Final = {"name": "wait-match", "input": {"order_id": "7"}}
+_RUNS: Final[list[tuple[str, object]]] = [
+    ("order-pipeline", {}),
+    ("order-pipeline", {"items": []}),
+    ("spawns", {"ms": 100}),
+    ("parent", {"ms": 1}),
+    ("parent", {"item": "bad"}),
+    ("saga", {"ok": True}),
+    ("sleepy", {"ms": 20}),
+    ("wait-approval", {"timeout_ms": 50}),
+    ("wait-any", {"timeout_ms": 50}),
+    ("wait-match", {"timeout_ms": 50}),
+    ("item", None),
+    ("nobody", {}),
+]
+_JOBS: Final[list[tuple[str, object]]] = [("noop", None), ("nobody", {}), ("noop", [1, "x"])]
+
 SCENARIOS: Final[dict[str, list[list[Any]]]] = {
     "a job's events reach who subscribed to jobs": [
         *_START,
@@ -115,5 +134,51 @@ SCENARIOS: Final[dict[str, list[list[Any]]]] = {
             ),
         ],
         ["rpc", _frame("job.get", {"job_id": "$job1"}, token="demo-token")],
+    ],
+    **{
+        f"the run of {name} with {json.dumps(input)}": [
+            *_START,
+            ["send", "a", [_frame("subscribe", {"channel": "firehose"})]],
+            ["send", "a", [_frame("workflow.start", {"name": name, "input": input}, "2")], _LONG],
+            ["send", "a", [_frame("workflow.get", {"run_id": "$run1"}, "3")]],
+            ["send", "a", [_frame("workflow.timeline", {"run_id": "$run1"}, "4")]],
+            ["wait", 0.3],
+        ]
+        for name, input in _RUNS
+    },
+    **{
+        f"the job {name} with {json.dumps(payload)}": [
+            *_START,
+            ["send", "a", [_frame("subscribe", {"channel": "jobs"})]],
+            ["send", "a", [_frame("job.enqueue", {"name": name, "payload": payload}, "2")]],
+            ["wait", 1.5],
+            ["send", "a", [_frame("job.get", {"job_id": "$job1"}, "3")]],
+        ]
+        for name, payload in _JOBS
+    },
+    "a cancelled job that waits": [
+        *_START,
+        ["send", "a", [_frame("job.enqueue", {"name": "noop", "queue": "zz", "priority": 3})]],
+        ["send", "a", [_frame("job.cancel", {"job_id": "$job1"}, "2")]],
+        ["send", "a", [_frame("job.get", {"job_id": "$job1"}, "3")]],
+        ["send", "a", [_frame("job.cancel", {"job_id": "$job1"}, "4")]],
+    ],
+    "events for waits that come early": [
+        *_START,
+        ["send", "a", [_frame("workflow.event", {"name": "green", "payload": {"n": 1}})]],
+        ["send", "a", [_frame("workflow.event", {"name": "paid", "payload": {"order_id": "7"}})]],
+        ["send", "a", [_frame("workflow.start", {"name": "wait-any"}, "2")], _LONG],
+        ["send", "a", [_frame("workflow.timeline", {"run_id": "$run1"}, "3")]],
+        ["send", "a", [_frame("workflow.start", _MATCH, "4")], _LONG],
+        ["send", "a", [_frame("workflow.timeline", {"run_id": "$run2"}, "5")]],
+    ],
+    "a run that another connection releases": [
+        *_START,
+        ["open", "b"],
+        ["auth", "b", "demo-token"],
+        ["send", "b", [_frame("subscribe", {"channel": "workflows"})]],
+        ["send", "a", [_frame("workflow.start", {"name": "wait-approval"}, "2")], _NOTHING],
+        ["send", "b", [_frame("workflow.event", {"name": "approved", "payload": "yes"})]],
+        ["wait", 0.5],
     ],
 }
