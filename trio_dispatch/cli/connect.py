@@ -11,17 +11,18 @@ import warnings
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
 from cyclopts import Parameter
 
-from trio_dispatch import Client, InsecureTokenWarning, open_client
+from trio_dispatch import Client, DispatchError, InsecureTokenWarning, open_client
 from trio_dispatch._wire.url import parse_url
 from trio_dispatch.cli.exits import Exit, UsageError, complain
 from trio_dispatch.cli.profiles import Profile, find_profile, run_token_command
 from trio_dispatch.cli.running import run_async
+from trio_dispatch.cli.several import CONNECTIONS, count_servers
 from trio_dispatch.cli.streams import decode
 
 DEFAULT_URL: Final = "ws://localhost:8080/dwp"
@@ -120,12 +121,15 @@ class ServerOptions:
         return ", ".join(shown_url(url) for url in self.urls)
 
     def find_token(self) -> str | None:
-        """Find the token, wherever the user said that it is.
+        """Find the token, wherever the user said that it is; nobody is asked twice.
 
         Raises:
             UsageError: it cannot be had.
         """
-        profile = self._profile
+        return self._token
+
+    @cached_property
+    def _token(self) -> str | None:
         if self.ask_token:
             return _ask(self.shown)
         if self.keyring:
@@ -134,14 +138,19 @@ class ServerOptions:
             return _from_file(self.token_file, "--token-file")
         if self.token is not None:
             return self.token or None
-        if profile is not None:
-            if profile.token_command:
-                return run_token_command(profile)
-            if profile.token_file is not None:
-                return _from_file(profile.token_file, f"the profile {profile.name!r}")
-            if profile.keyring:
-                return _from_keyring(profile.urls[0])
-        return os.environ.get("DISPATCH_TOKEN") or None
+        found = None if self._profile is None else _from_profile(self._profile)
+        return found or os.environ.get("DISPATCH_TOKEN") or None
+
+    async def count_servers(self) -> int:
+        """How many servers a single URL leads to; 1 where that cannot be found out."""
+        urls = self.urls
+        if len(urls) > 1 or not urls[0].startswith("ws"):
+            return 1
+        opener = partial(connect, urls, self.find_token(), warn=False)
+        try:
+            return await count_servers([opener] * CONNECTIONS)
+        except DispatchError:
+            return 1
 
     def connect(self, *, reconnect: bool = False) -> AbstractAsyncContextManager[Client]:
         """Open a client for one command; without *reconnect*, a lost connection ends it.
@@ -172,6 +181,14 @@ def _ask(where: str) -> str:
     if not token:
         raise UsageError("no token was given")
     return token
+
+
+def _from_profile(profile: Profile) -> str | None:
+    if profile.token_command:
+        return run_token_command(profile)
+    if profile.token_file is not None:
+        return _from_file(profile.token_file, f"the profile {profile.name!r}")
+    return _from_keyring(profile.urls[0]) if profile.keyring else None
 
 
 def _from_file(path: Path, what: str) -> str:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager
+from functools import partial
 from typing import Final, Literal
 
 import attrs
@@ -25,6 +27,7 @@ from trio_dispatch.cli.connect import ServerOptions, connect
 from trio_dispatch.cli.exits import Exit
 from trio_dispatch.cli.output import OutputOptions, chosen, print_line
 from trio_dispatch.cli.running import run_async
+from trio_dispatch.cli.several import CONNECTIONS, count_servers
 from trio_dispatch.cli.text import readable
 
 ROUND_TRIPS: Final = 20
@@ -56,7 +59,8 @@ def doctor(*, server: ServerOptions | None = None, output: OutputOptions | None 
     """Look a server over: connection, latency, what the token may do, and what is odd.
 
     It changes nothing on the server: it asks for a job and a run that do not exist, and subscribes
-    to a channel that brings nothing. Exit code 0: it can be worked with; 1: something is in the
+    to channels that bring nothing, on several connections, as the URL may lead to several servers.
+    Exit code 0: it can be worked with; 1: something is in the
     way.
     """
     options = server or ServerOptions()
@@ -83,6 +87,7 @@ def doctor(*, server: ServerOptions | None = None, output: OutputOptions | None 
                 tell(finding)
             for finding in await _quirks(opened):
                 tell(finding)
+            tell(await find_servers(options.urls, partial(connect, token=token, warn=False)))
             tell(await _msgpack(options.urls[0], token))
             tell(await _http(options.urls[0], token))
         if out.for_programs:
@@ -188,6 +193,40 @@ async def _quirks(client: Client) -> list[Finding]:
             text = "its statistics count no connections, although there is this one"
             found.append(Finding("note", "quirk", text, "Read broker.subscriber_count instead"))
     return found
+
+
+async def find_servers(
+    urls: Sequence[str], open_client: Callable[[str], AbstractAsyncContextManager[Client]]
+) -> Finding:
+    """Find out how many servers *urls* lead to, and what follows for those who listen."""
+    if parse_url(urls[0], "ws", "wss", "http", "https").is_http:
+        return Finding("note", "servers", "not counted over HTTP", "Use the ws URL")
+    each = max(2, CONNECTIONS // len(urls))
+    try:
+        servers = await count_servers(
+            [partial(open_client, url) for url in urls for _ in range(each)]
+        )
+    except PermissionDenied:
+        text = "not counted: that needs the scopes stats:read and subscribe"
+        return Finding("note", "servers", text)
+    except DispatchError as exc:
+        return Finding("note", "servers", f"not counted: {exc}")
+    connections = each * len(urls)
+    if servers == len(urls) == 1:
+        return Finding("ok", "servers", f"one: {connections} connections reached the same")
+    if servers == len(urls):
+        return Finding("ok", "servers", f"{servers}, one for each URL")
+    if servers < len(urls):
+        text = f"{servers} for {len(urls)} URLs: some lead to the same"
+        return Finding("note", "servers", text, "Name each server once")
+    what = "this URL" if len(urls) == 1 else f"these {len(urls)} URLs"
+    return Finding(
+        "note",
+        "servers",
+        f"at least {servers} behind {what}",
+        "A subscriber hears the events of the one that it is connected to: give the URL of each. "
+        "Requests, waits and runs lose nothing",
+    )
 
 
 async def _msgpack(url: str, token: str | None) -> Finding:

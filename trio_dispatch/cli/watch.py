@@ -14,6 +14,7 @@ from trio_dispatch.cli.connect import ServerOptions, with_client
 from trio_dispatch.cli.exits import Exit, UsageError, complain
 from trio_dispatch.cli.lines import event_line, event_name
 from trio_dispatch.cli.output import OutputOptions, chosen, line_width, print_line
+from trio_dispatch.cli.several import INCOMPLETE
 
 BUFFER: Final = 10_000
 
@@ -88,16 +89,17 @@ def watch(
         states=frozenset(text.rpartition(".")[2] for text in state or ()),
         failed=failed,
     )
-    out = chosen(output)
+    options, out = server or ServerOptions(), chosen(output)
 
     async def use(client: Client) -> Exit:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(tell_connection, client)
+            nursery.start_soon(tell_if_incomplete, options)
             await print_events(client, channels or DEFAULT_CHANNELS, wanted, count, out)
             nursery.cancel_scope.cancel()
         return Exit.OK
 
-    return with_client(server, use, reconnect=True)
+    return with_client(options, use, reconnect=True)
 
 
 async def print_events(
@@ -131,6 +133,12 @@ async def print_events(
             else:
                 print_line(event_line(event, line_width()))
             left -= not isinstance(event, StreamGap)
+
+
+async def tell_if_incomplete(server: ServerOptions) -> None:
+    """Say on standard error when the URL leads to several servers, of which one is heard."""
+    if (servers := await server.count_servers()) > 1:
+        complain(f"warning: {INCOMPLETE.format(servers)}")
 
 
 async def tell_connection(client: Client) -> None:

@@ -11,10 +11,11 @@ from rich.console import Console
 
 from trio_dispatch import Client, Connected, DispatchError, PermissionDenied, SubscriptionOverflow
 from trio_dispatch.cli.connect import ServerOptions, with_client
-from trio_dispatch.cli.exits import Exit, UsageError
+from trio_dispatch.cli.exits import Exit, UsageError, complain
 from trio_dispatch.cli.keys import wait_key
 from trio_dispatch.cli.output import OutputOptions, chosen, line_width, print_line
 from trio_dispatch.cli.screen import PlainOption, is_live, open_screen
+from trio_dispatch.cli.several import INCOMPLETE
 from trio_dispatch.cli.top.counts import Counts
 from trio_dispatch.cli.top.screen import TopScreen, fit
 
@@ -48,6 +49,7 @@ def top(
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_collect, client, counts)
             nursery.start_soon(_watch_connection, client, counts)
+            nursery.start_soon(_count_servers, options, counts, live)
             nursery.start_soon(_ask_stats, client, counts, interval)
             if live:
                 await _draw(TopScreen(console, counts, options.shown), interval, count)
@@ -75,6 +77,12 @@ async def _watch_connection(client: Client, counts: Counts) -> None:
         async for event in events:
             counts.connected = isinstance(event, Connected)
             counts.connections += counts.connected
+
+
+async def _count_servers(options: ServerOptions, counts: Counts, live: bool) -> None:
+    counts.servers = await options.count_servers()
+    if counts.servers > 1 and not live:
+        complain(f"warning: {INCOMPLETE.format(counts.servers)}")
 
 
 async def _ask_stats(client: Client, counts: Counts, interval: float) -> None:

@@ -65,6 +65,8 @@ class Counts:
     stats: Stats | None = None
     connected: bool = True
     connections: int = 0
+    servers: int = 1
+    """How many servers the URL leads to; the events of one of them are heard."""
     jobs: OrderedDict[str, SeenJob] = attrs.field(factory=OrderedDict[str, SeenJob])
     runs: OrderedDict[str, str] = attrs.field(factory=OrderedDict[str, str])
     """Names of the runs that have not ended, by id."""
@@ -174,6 +176,7 @@ class Counts:
         return {
             "connected": self.connected,
             "connections": self.connections,
+            "servers": self.servers,
             "events": self.events,
             "gaps": self.gaps,
             "dropped": self.dropped,

@@ -111,6 +111,8 @@ class TopScreen:
             (counts.dropped, "dropped"),
         ]
         told = ", ".join(f"{number} {what}" for number, what in losses if number > 0)
+        if counts.servers > 1:
+            told = f"1 of {counts.servers} servers heard" + (f", {told}" if told else "")
         first.append(f"  {told}" if told else "", "yellow")
         first.append(f"  {self._where}")
         rates = counts.rates(now)

@@ -1,0 +1,117 @@
+"""Servers behind a URL: how many are found, and what commands say of it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from functools import partial
+
+import pytest
+import trio
+import trio.testing
+
+from tests.cli.conftest import Run
+from tests.cli.demonstrating import QUIET
+from tests.cli.serving import serving
+from trio_dispatch import Client
+from trio_dispatch.cli.doctor import find_servers
+from trio_dispatch.cli.exits import Exit
+from trio_dispatch.cli.several import CONNECTIONS, count_servers
+from trio_dispatch.server import Cluster, Identity, Server
+
+TOKENS = {
+    "token": Identity(scopes={"*"}),
+    "weak": Identity(scopes={"job:read"}),
+}
+
+
+def make_cluster(nodes: int = 3) -> Cluster:
+    cluster = Cluster(TOKENS, nodes=nodes, seed=1, logger=QUIET)
+
+    @cluster.job("echo")
+    async def echo(payload: object) -> None: ...
+
+    return cluster
+
+
+async def test_one_server_is_one_however_much_happens_on_it(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    server = Server(TOKENS, logger=QUIET)
+    async with server.open_client(token="token") as other, trio.open_nursery() as nursery:
+
+        async def come_and_go() -> None:
+            while True:
+                async with other.subscribe("jobs", "workflows", "job:job_1"):
+                    await trio.sleep(0.001)
+
+        nursery.start_soon(come_and_go)
+        opener = partial(server.open_client, token="token")
+        assert await count_servers([opener] * CONNECTIONS) == 1
+        nursery.cancel_scope.cancel()
+    assert server.statistics().topics == 0
+
+
+@pytest.mark.parametrize("nodes", [2, 3, 5])
+async def test_each_server_behind_a_balancer_is_found(
+    nodes: int, autojump_clock: trio.testing.MockClock
+) -> None:
+    cluster = make_cluster(nodes)
+    async with cluster.run():
+        opener = partial(cluster.open_client, token="token")
+        assert await count_servers([opener] * 6) == nodes
+
+
+async def test_the_doctor_says_what_follows(autojump_clock: trio.testing.MockClock) -> None:
+    cluster = make_cluster()
+
+    def open_client(url: str, token: str = "token") -> AbstractAsyncContextManager[Client]:
+        if url == "ws://balancer/dwp":
+            return cluster.open_client(token=token)
+        return cluster.open_client(token=token, url=url)
+
+    async with cluster.run():
+        one, two, three = cluster.urls
+        found = await find_servers(["ws://balancer/dwp"], open_client)
+        assert (found.verdict, found.text) == ("note", "at least 3 behind this URL")
+        assert "give the URL of each" in found.advice
+        found = await find_servers([one], open_client)
+        assert (found.verdict, found.text) == ("ok", "one: 6 connections reached the same")
+        found = await find_servers([one, two, three], open_client)
+        assert (found.verdict, found.text) == ("ok", "3, one for each URL")
+        found = await find_servers([one, one], open_client)
+        assert (found.verdict, found.text) == ("note", "1 for 2 URLs: some lead to the same")
+        found = await find_servers([one], partial(open_client, token="weak"))
+        assert found.text == "not counted: that needs the scopes stats:read and subscribe"
+        found = await find_servers(["http://a/dwp"], open_client)
+        assert found.text == "not counted over HTTP"
+
+
+class Balanced:
+    """A cluster behind its balancer."""
+
+    def __init__(self) -> None:
+        self.cluster = make_cluster()
+
+    @asynccontextmanager
+    async def serve(self) -> AsyncGenerator[str, None]:
+        async with self.cluster.run(), self.cluster.balancer.serve() as url:
+            yield url
+
+
+@pytest.fixture(scope="module")
+def balanced() -> Iterator[str]:
+    with serving(Balanced()) as url:
+        yield url
+
+
+def test_watch_and_top_say_that_they_hear_one_of_several(run: Run, balanced: str) -> None:
+    heard = (
+        "trio-dispatch: warning: at least 3 servers are behind this URL, and the events of one "
+        "are heard; give the URL of each\n"
+    )
+    code, _, errors = run("top", "--url", balanced, "--interval", "2", "--count", "1")
+    assert (code, errors) == (Exit.OK, heard)
+    code, out, _ = run("doctor", "--url", balanced)
+    assert code == Exit.OK
+    assert "note     servers: at least 3 behind this URL." in out
