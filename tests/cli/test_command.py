@@ -15,6 +15,7 @@ import trio
 
 from tests.cli.demonstrating import foreign_server
 from tests.cli.serving import in_terminal, serving
+from tests.shares import EVERYTHING
 from trio_dispatch import __version__
 from trio_dispatch.cli import main
 from trio_dispatch.cli.demo.plan import EMAIL
@@ -49,7 +50,7 @@ def test_the_demo_without_a_terminal_prints_lines_and_a_summary() -> None:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there are no pseudo-terminals")
-@pytest.mark.parametrize("size", [(80, 24), (160, 48)])
+@pytest.mark.parametrize("size", [(80, 24), (160, 48)][: 2 if EVERYTHING else 1])
 def test_the_demo_in_a_terminal_is_a_live_screen_and_leaves_a_summary(
     size: tuple[int, int],
 ) -> None:

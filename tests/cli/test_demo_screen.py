@@ -11,6 +11,7 @@ import trio.testing
 from rich.console import Console
 
 from tests.cli.demonstrating import foreign_server, show
+from tests.shares import EVERYTHING
 from trio_dispatch.cli.demo.plan import EMAIL, ORDER, make_plan
 from trio_dispatch.cli.demo.progress import Board
 from trio_dispatch.cli.demo.report import Report
@@ -38,10 +39,20 @@ def outline(lines: list[str]) -> list[str]:
     return [re.sub(r"[^╭╮╰╯│]", " ", line) for line in lines]
 
 
+_watched: dict[tuple[int, int, str], tuple[list[list[str]], Report]] = {}
+
+
 async def watched(
     width: int, height: int, encoding: str = "utf-8"
 ) -> tuple[list[list[str]], Report]:
     """All frames of a whole demo, ten a second of virtual time, and its report."""
+    key = (width, height, encoding)
+    if key not in _watched:
+        _watched[key] = await watch_demo(*key)
+    return _watched[key]
+
+
+async def watch_demo(width: int, height: int, encoding: str) -> tuple[list[list[str]], Report]:
     plan = make_plan()
     frames: list[list[str]] = []
     async with make_server(plan, "token").open_client() as client, trio.open_nursery() as nursery:
@@ -99,7 +110,7 @@ async def test_at_every_width_the_bars_headings_counts_and_steps_are_whole(
     async with make_server(plan, "token").open_client() as client:
         report = await Demo(client, board).run()
     board.freeze()
-    for width in range(60, 201):
+    for width in range(60, 201, 1 if EVERYTHING else 5):
         screen = console(width, 24)
         lines = frame(LiveView(screen, board, "embedded server, ws://127.0.0.1:65535/dwp"), screen)
         text = "\n".join(lines)

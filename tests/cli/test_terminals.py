@@ -15,11 +15,12 @@ import trio
 from rich.cells import cell_len
 
 from tests.cli.serving import in_terminal
+from tests.shares import EVERYTHING
 from trio_dispatch.cli.exits import Exit
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there are no pseudo-terminals")
-@pytest.mark.parametrize("size", [(80, 24), (160, 48)])
+@pytest.mark.parametrize("size", [(80, 24), (160, 48)][: 2 if EVERYTHING else 1])
 @pytest.mark.parametrize(
     "command",
     [
