@@ -360,6 +360,21 @@ async def test_what_ends_while_the_store_is_away_is_lost_and_made_again(
         assert cluster.runs()[0].state == "completed"
 
 
+async def test_a_run_that_fails_for_want_of_the_store_never_fails_in_the_store(
+    autojump_clock: MockClock,
+) -> None:
+    cluster = make_cluster()
+    async with cluster.run():
+        runner = await connect(cluster, 0)
+        await runner.send(id="1", method="workflow.start", data={"name": "approval"})
+        await trio.sleep(1)
+        # The outage is over when the run notices it.
+        with cluster.store_away():
+            pass
+        assert (await runner.answer())["data"]["state"] == "failed"
+        assert cluster.runs()[0].state == "running"
+
+
 # The balancer
 
 

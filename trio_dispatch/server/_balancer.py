@@ -212,7 +212,6 @@ async def _pump(
     """Pass on what comes from *source*, its end included; a broken stream ends the connection."""
     try:
         while data := await source.receive_some(_CHUNK):
-            connection.active_at = trio.current_time()
             await target.send_all(data)
             connection.active_at = trio.current_time()
         await target.send_eof()
