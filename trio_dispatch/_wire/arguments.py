@@ -12,6 +12,7 @@ from typing import Final, cast
 import msgspec
 
 from trio_dispatch._wire.codecs import encode_data
+from trio_dispatch._wire.values import refuse_equal_keys
 
 MAX_INT64: Final = 2**63 - 1
 
@@ -77,11 +78,14 @@ def encode_payload(value: object, what: str, name: str | None = None) -> msgspec
 
     Raises:
         TypeError: it holds something that has no JSON form.
-        ValueError: it holds a NaN or an infinity, text that is not Unicode, or itself.
+        ValueError: it holds a NaN or an infinity, two keys that are the same in JSON, text that is
+            not Unicode, or itself.
     """
     try:
         if not isinstance(value, msgspec.Raw):
-            return encode_data(value)
+            text = encode_data(value)
+            refuse_equal_keys(value, text)
+            return text
     except (TypeError, ValueError) as exc:
         error = TypeError if isinstance(exc, TypeError) else ValueError
         raise error(f"{_about(what, name)} cannot be encoded as JSON: {exc}") from None

@@ -7,7 +7,6 @@ why; whose fault that is, and what follows from it, depends on the side and is d
 
 from __future__ import annotations
 
-import math
 from datetime import datetime, timezone
 from typing import Any, Final, Protocol, TypeVar, cast
 
@@ -15,6 +14,7 @@ import msgspec
 from msgspec import inspect
 
 from trio_dispatch._wire.frames import ErrorBody, Frame, WireFrame
+from trio_dispatch._wire.values import encode_other, refuse_what_becomes_null
 
 T = TypeVar("T")
 
@@ -99,37 +99,7 @@ def decode_leniently(payload: bytes | str | msgspec.Raw, decoder: msgspec.json.D
         raise msgspec.DecodeError("nested too deeply") from exc
 
 
-def _refuse_what_becomes_null(value: object) -> None:
-    """Raise ValueError if there is a NaN or an infinity in *value*, and say where."""
-    # The hook is for `msgspec.Raw`: JSON text, which holds neither.
-    plain: object = msgspec.to_builtins(value, enc_hook=lambda _: None)
-    # No recursion: what msgspec can encode may be nested deeper than Python calls may be.
-    unseen: list[tuple[object, _Place]] = [(plain, None)]
-    while unseen:
-        item, place = unseen.pop()
-        if isinstance(item, float) and not math.isfinite(item):
-            raise ValueError(f"{item!r}{_shown(place)} has no JSON form")
-        if isinstance(item, dict):
-            members = cast("dict[object, object]", item)
-            unseen += [(member, (place, key)) for key, member in members.items()]
-        elif isinstance(item, (list, tuple)):
-            elements = cast("list[object]", item)
-            unseen += [(element, (place, index)) for index, element in enumerate(elements)]
-
-
-_Place = tuple[Any, object] | None
-"""Where a value stands: the place of what holds it, and its key or index there."""
-
-
-def _shown(place: _Place) -> str:
-    steps: list[str] = []
-    while place is not None:
-        place, key = place
-        steps.append(f"[{key!r}]")
-    return f" at {''.join(reversed(steps))}" if steps else ""
-
-
-_encode = msgspec.json.Encoder().encode
+_encode = msgspec.json.Encoder(enc_hook=encode_other).encode
 
 
 def _encode_all(value: object) -> bytes:
@@ -137,7 +107,7 @@ def _encode_all(value: object) -> bytes:
     try:
         text = _encode(value)
         if b"null" in text:
-            _refuse_what_becomes_null(value)
+            refuse_what_becomes_null(value)
     except RecursionError:
         raise ValueError("no JSON form: nested too deeply, or contains itself") from None
     except msgspec.EncodeError as exc:  # pragma: no cover - only old releases raise it

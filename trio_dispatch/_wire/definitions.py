@@ -7,7 +7,7 @@ decoded into the type it was sent as. A definition stands wherever a name does.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Final, Generic, Protocol, TypeVar, cast, runtime_checkable
+from typing import Any, Final, Generic, TypeVar, cast
 
 import msgspec
 
@@ -19,13 +19,6 @@ P = TypeVar("P")
 I = TypeVar("I")  # noqa: E741 - as in WorkflowType[I]
 """A workflow's input."""
 T = TypeVar("T")
-
-
-@runtime_checkable
-class _DumpsItself(Protocol):
-    """A pydantic model, which writes its own JSON."""
-
-    def model_dump_json(self) -> str: ...
 
 
 def _decoder(type: type[T]) -> Callable[[bytes], T]:
@@ -41,10 +34,7 @@ def _decoder(type: type[T]) -> Callable[[bytes], T]:
 
 def _encode(value: object, decode: Callable[[bytes], object], what: str) -> msgspec.Raw:
     """Encode *value*, and see that it can be read back."""
-    if isinstance(value, _DumpsItself):
-        text = msgspec.Raw(value.model_dump_json().encode())
-    else:
-        text = encode_payload(value, what)
+    text = encode_payload(value, what)
     try:
         decode(bytes(text))
     except ValueError as exc:  # msgspec's and pydantic's validation errors are kinds of it
