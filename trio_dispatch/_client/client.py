@@ -129,7 +129,7 @@ class Client(ConnectedResource):
         Args:
             name: the name that workers know it by, or a `JobType`. A server accepts any name, and a
                 job that no worker knows stays ``running`` for ever.
-            payload: anything that becomes JSON (see Payloads in the docs); a value of the `JobType`'s type. None
+            payload: anything that msgspec encodes as JSON; a value of the `JobType`'s type. None
                 is sent as ``null``.
             queue: the queue (default: the `JobType`'s, or the server's).
             priority: above 0, the job is claimed before others of its queue.
@@ -224,7 +224,7 @@ class Client(ConnectedResource):
 
         Args:
             name: the workflow's name, or its `WorkflowType`.
-            input: anything that becomes JSON (see Payloads in the docs) (default: an empty object). Insignificant
+            input: anything that msgspec encodes as JSON (default: an empty object). Insignificant
                 whitespace is added to objects and arrays, by which the run is recognized.
 
         Raises:
@@ -303,7 +303,7 @@ class Client(ConnectedResource):
 
         Args:
             name: the event's name.
-            payload: anything that becomes JSON (see Payloads in the docs). None sends no payload.
+            payload: anything that msgspec encodes as JSON. None sends no payload.
         """
         return await self._calls.publish_event(name, payload)
 
@@ -354,7 +354,7 @@ class Client(ConnectedResource):
 
         Args:
             method: the method's name.
-            data: anything that becomes JSON (see Payloads in the docs). None sends no data.
+            data: anything that msgspec encodes as JSON. None sends no data.
             safe: the request may be sent once more if the connection is lost under it. The methods
                 that only read are safe anyway.
         """

@@ -37,7 +37,7 @@ class EnqueueRequest:
 
     Args:
         name: the job's name, or its `JobType`.
-        payload: anything that becomes JSON (see Payloads in the docs); with a `JobType`, a value of its type.
+        payload: anything that msgspec encodes as JSON; with a `JobType`, a value of its type.
         queue: the queue (default: the server's, or the `JobType`'s).
         priority: above 0, the job is claimed before others of its queue.
     """
