@@ -70,7 +70,8 @@ class Wire:
 class Owner:
     """Remembers what was reported last."""
 
-    def __init__(self) -> None:
+    def __init__(self, wire: Wire) -> None:
+        self.link = wire
         self.last = ""
 
     def on_acknowledged(self, name: str, ts: datetime | None) -> None:
@@ -97,8 +98,9 @@ def test_the_table_never_sends_while_a_request_is_in_flight() -> None:
 
 
 def test_left_and_wanted_again_within_a_round_trip_it_is_acknowledged() -> None:
-    wire, owner = Wire(), Owner()
-    channel = Reconciler("jobs", wire, owner)
+    wire = Wire()
+    owner = Owner(wire)
+    channel = Reconciler("jobs", owner)
     channel.set_wanted(True)
     wire.write()
     channel.set_wanted(False)
@@ -110,8 +112,9 @@ def test_left_and_wanted_again_within_a_round_trip_it_is_acknowledged() -> None:
 
 
 def test_what_is_not_written_yet_is_never_sent() -> None:
-    wire, owner = Wire(), Owner()
-    channel = Reconciler("jobs", wire, owner)
+    wire = Wire()
+    owner = Owner(wire)
+    channel = Reconciler("jobs", owner)
     channel.set_wanted(True)
     (request,) = wire.queued
     channel.set_wanted(False)
@@ -129,7 +132,7 @@ def test_what_is_not_written_yet_is_never_sent() -> None:
 
 def test_while_it_is_being_given_up_it_does_not_count_as_delivered() -> None:
     wire = Wire()
-    channel = Reconciler("jobs", wire, Owner())
+    channel = Reconciler("jobs", Owner(wire))
     channel.set_wanted(True)
     wire.write()
     wire.answer()
@@ -145,9 +148,10 @@ def test_while_it_is_being_given_up_it_does_not_count_as_delivered() -> None:
 
 
 def test_a_refused_channel_is_forgotten_and_not_asked_for_again() -> None:
-    wire, owner = Wire(), Owner()
+    wire = Wire()
+    owner = Owner(wire)
     reported: list[str] = []
-    channel = Reconciler("jobs", wire, owner)
+    channel = Reconciler("jobs", owner)
     owner.on_refused = lambda name, error: reported.append(name)  # type: ignore[method-assign]
     wire.refuses = True
     channel.set_wanted(True)
@@ -161,7 +165,7 @@ def test_a_refused_channel_is_forgotten_and_not_asked_for_again() -> None:
 def test_a_closing_link_is_sent_nothing() -> None:
     wire = Wire()
     wire.closed = True
-    channel = Reconciler("jobs", wire, Owner())
+    channel = Reconciler("jobs", Owner(wire))
     channel.set_wanted(True)
     assert not wire.queued
 
@@ -174,8 +178,9 @@ STEPS = st.lists(
 @pytest.mark.parametrize("wanted", [True, False])
 @given(STEPS)
 def test_in_the_end_the_server_does_what_is_wanted(wanted: bool, steps: list[str]) -> None:
-    wire, owner = Wire(), Owner()
-    channel = Reconciler("jobs", wire, owner)
+    wire = Wire()
+    owner = Owner(wire)
+    channel = Reconciler("jobs", owner)
     for step in steps:
         wire.refuses = step == "refuse"
         if step in ("want", "leave"):

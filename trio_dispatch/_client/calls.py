@@ -108,6 +108,11 @@ class Calls:
         self.at_end: set[Callable[[], None]] = set()
         """Called when the client has ended. Plain calls."""
 
+    def on_end(self) -> None:
+        """The client has ended."""
+        for call in list(self.at_end):
+            call()
+
     # The link's state.
 
     @property

@@ -11,6 +11,7 @@ import trio
 from trio_dispatch._client.background import Background
 from trio_dispatch._client.calls import Calls, decode_answer, is_safe, request_frame
 from trio_dispatch._client.enqueueing import EnqueueRequest, enqueue_many
+from trio_dispatch._client.event_links import hear
 from trio_dispatch._client.finished_jobs import EnqueuedJobs, FinishedJobs, JobsToRun
 from trio_dispatch._client.jobs import JobHandle
 from trio_dispatch._client.observer import ClientObserver
@@ -61,16 +62,16 @@ class Client(ConnectedResource):
     def __init__(self, settings: ClientSettings) -> None:
         self._settings = settings
         self._by_http = settings.link.addresses[0].is_http
-        self._transport = "http" if self._by_http else settings.link.dial.library
         self._subscriptions = Subscriptions(
             shared=not self._by_http,
             instruments=settings.link.instruments,
             timeout=settings.link.request_timeout,
+            servers=settings.servers_heard,
         )
-        (feed,) = self._subscriptions.feeds
-        self._observer = ClientObserver(feed, self._run_background, self._on_end)
+        events = hear(settings.link, self._subscriptions.feeds)
+        self._observer = ClientObserver(events, self._run_background, self._on_end)
         self._link = Supervisor(settings.link, self._observer)
-        feed.send_over(self._link)
+        events.send_over(self._link)
         self._calls = Calls(self._link, self._subscriptions)
         self._background = Background(self._calls.why_ended)
         self._run_connections = RunConnections(
@@ -88,7 +89,7 @@ class Client(ConnectedResource):
     @property
     def transport(self) -> str:
         """What carries the frames: ``trio-websocket``, ``websockets`` or ``http``."""
-        return self._transport
+        return "http" if self._by_http else self._settings.link.dial.library
 
     def statistics(self) -> ClientStatistics:
         """Count what this client has done and is doing. `stats` asks for the server's figures."""
@@ -390,8 +391,7 @@ class Client(ConnectedResource):
             raise NotSupported(f"{what} does not work over HTTP: use {url!r}, or {instead}")
 
     def _on_end(self) -> None:
-        for call in list(self._calls.at_end):
-            call()
+        self._calls.on_end()
 
     async def _run_background(self) -> None:
         async with trio.open_nursery() as nursery:

@@ -61,8 +61,11 @@ class Feed:
         self.shared = shared
         self.away = False
         """Whether the last attempt to connect has failed, or the connection is lost."""
+        self.ended = False
+        """Whether it will deliver nothing any more."""
         self._owner = owner
-        self._link: FeedLink
+        self.link: FeedLink
+        """Where to send."""
         self._channels: dict[str, Reconciler] = {}
         self._acknowledged_at: dict[str, datetime] = {}
         self._copies = CopyFilter()
@@ -74,11 +77,11 @@ class Feed:
 
     def send_over(self, link: FeedLink) -> None:
         """Send over *link*, which reports to this feed from now on."""
-        self._link = link
+        self.link = link
 
     def check_open(self) -> None:
         """Raise `ClientClosed` if the server will deliver nothing any more."""
-        self._link.check_open()
+        self.link.check_open()
 
     # What is wanted.
 
@@ -86,7 +89,7 @@ class Feed:
         """Ask the server for channel *name*, now or when it is connected."""
         channel = self._channels.get(name)
         if channel is None:
-            channel = self._channels[name] = Reconciler(name, self._link, self)
+            channel = self._channels[name] = Reconciler(name, self)
         channel.set_wanted(True)
 
     def unwant(self, name: str) -> None:
@@ -162,7 +165,8 @@ class Feed:
 
     def on_end(self, error: DispatchError | None) -> None:
         """There will be no connection any more."""
-        self._owner.on_end(self, self._link.why_ended(error))
+        self.away = self.ended = True
+        self._owner.on_end(self, self.link.why_ended(error))
         self._channels.clear()
 
     def is_new(self, occurrence: Occurrence) -> bool:

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from datetime import datetime
 
+import trio
+
+from trio_dispatch._client.event_links import EventLinks
 from trio_dispatch._client.feed import Feed
 from trio_dispatch._wire.errors import DispatchError
 from trio_dispatch._wire.frames import WireFrame
@@ -15,14 +18,14 @@ class ClientObserver:
     """Keeps the session's name, and passes everything else on to the feed of its server.
 
     Args:
-        feed: told of connections, losses and events.
+        feed: told of connections, losses and events; the links of all servers, if all are heard.
         background: what the client runs for as long as the link lives.
         at_end: called when the link has ended.
     """
 
     def __init__(
         self,
-        feed: Feed,
+        feed: Feed | EventLinks,
         background: Callable[[], Awaitable[None]],
         at_end: Callable[[], None],
     ) -> None:
@@ -36,7 +39,12 @@ class ClientObserver:
 
     async def run(self) -> None:
         """Run the client's own tasks."""
-        await self._background()
+        if not isinstance(self._feed, EventLinks):
+            await self._background()
+            return
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._feed.run)
+            await self._background()
 
     def on_ready(self, ready: Ready) -> None:
         """A connection is established."""

@@ -50,6 +50,8 @@ _OPTIONS: Final = """
         max_concurrent_runs: workflow runs that this client starts at once; each has a connection.
         logger: where to log; ``trio_dispatch`` by default.
         instruments: what is told of connections, requests and events.
+        events_from: which servers of a list subscriptions hear: ``"connection"``, the one that the
+            client is connected to, or ``"all"``, with one more connection to each of the others.
 
     Raises:
         TypeError, ValueError: an argument cannot work.

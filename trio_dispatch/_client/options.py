@@ -31,6 +31,7 @@ from trio_dispatch._wire.headers import check_one_authorization, read_headers
 from trio_dispatch._wire.url import Address
 
 Format = Literal["json", "msgpack"]
+EventsFrom = Literal["connection", "all"]
 TransportName = Literal["auto", "trio-websocket", "websockets"]
 
 _CODECS: Final[dict[str, tuple[Codec, ...]]] = {"json": (JSON,), "msgpack": (MSGPACK, JSON)}
@@ -49,6 +50,15 @@ class ClientSettings:
     run_link: LinkSettings
     """For the connections of workflow runs."""
     max_concurrent_runs: int
+    events_from: EventsFrom = "connection"
+
+    @property
+    def servers_heard(self) -> tuple[str, ...]:
+        """The URLs of the servers whose events are heard; one empty one if it is a single one."""
+        addresses = self.link.addresses
+        if self.events_from == "connection" or len(addresses) == 1:
+            return ("",)
+        return tuple(address.shown for address in addresses)
 
     def over(self, connector: Connector) -> ClientSettings:
         """The same, but reaching the server by *connector* instead of TCP."""
@@ -82,11 +92,15 @@ def read_options(
     max_concurrent_runs: int = 16,
     logger: logging.Logger | None = None,
     instruments: Sequence[Instrument] = (),
+    events_from: EventsFrom = "connection",
 ) -> ClientSettings:
     """Check the options of `open_client`. Raises for what cannot work."""
     addresses = read_addresses(url, "ws", "wss", "http", "https")
     _check_choice(format, "format", ("json", "msgpack"))
     _check_choice(transport, "transport", ("auto", "trio-websocket", "websockets"))
+    _check_choice(events_from, "events_from", ("connection", "all"))
+    if events_from == "all":
+        addresses = tuple(dict.fromkeys(addresses))  # a server is heard once
     by_http = _read_mode(addresses, format, transport)
     if token is not None:
         check_token(token)
@@ -135,6 +149,7 @@ def read_options(
         link=link,
         run_link=run_link(link),
         max_concurrent_runs=check_count(max_concurrent_runs, "max_concurrent_runs"),
+        events_from=events_from,
     )
 
 

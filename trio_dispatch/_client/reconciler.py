@@ -64,7 +64,12 @@ class FeedLink(Protocol):
 
 
 class ChannelOwner(Protocol):
-    """Whom a channel reports to."""
+    """Whom a channel belongs to, and reports to."""
+
+    @property
+    def link(self) -> FeedLink:
+        """Where to send. It may be disconnected, and another one after a loss."""
+        ...
 
     def on_acknowledged(self, name: str, ts: datetime | None) -> None:
         """The server delivers the channel, as of *ts* by its clock."""
@@ -120,13 +125,11 @@ class Reconciler:
 
     Args:
         name: the channel.
-        link: where to send. It may be disconnected.
-        owner: told what the server does.
+        owner: says where to send, and is told what the server does.
     """
 
-    def __init__(self, name: str, link: FeedLink, owner: ChannelOwner) -> None:
+    def __init__(self, name: str, owner: ChannelOwner) -> None:
         self.name = name
-        self._link = link
         self._owner = owner
         self._wanted = False
         self._acknowledged = False
@@ -172,18 +175,19 @@ class Reconciler:
     def _drop_request(self) -> None:
         request, self._request = self._request, None
         assert request is not None
-        self._link.withdraw(request)
+        self._owner.link.withdraw(request)
         request.cancel()
 
     def _send(self, method: str) -> None:
-        if self._link.closed or not self._link.connected:
+        link = self._owner.link
+        if link.closed or not link.connected:
             return  # `reconcile` is called when there is a connection
         self._request = Request(
             Frame(type=FrameType.REQUEST, method=method, data={"channel": self.name}),
             lane=Lane.RESTORE,
             on_done=self._answered,
         )
-        self._link.submit(self._request)
+        link.submit(self._request)
 
     def _answered(self, request: Request) -> None:
         if self._request is not request:

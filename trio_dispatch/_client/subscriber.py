@@ -91,10 +91,12 @@ class Subscriber:
     Args:
         channels: what it wants, as users name it.
         sink: where its events go.
+        complete: whether it is in vain if one of several servers cannot be heard for good.
     """
 
-    def __init__(self, channels: Iterable[str], sink: Sink) -> None:
+    def __init__(self, channels: Iterable[str], sink: Sink, *, complete: bool = True) -> None:
         self.channels = tuple(channels)
+        self.complete = complete
         self.sources: tuple[str, ...] = ()
         """The server's channels that bring their events."""
         self.sink = sink

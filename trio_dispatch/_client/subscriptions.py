@@ -87,7 +87,8 @@ class Subscriptions:
             ClientClosed: the client has ended, or a server that belongs to it has refused it.
         """
         for feed in self.feeds:
-            feed.check_open()
+            if subscriber.complete or not feed.ended:
+                feed.check_open()
         self._subscribers[subscriber] = None
         for channel in subscriber.channels:
             self._router.add(subscriber, channel)
@@ -171,8 +172,12 @@ class Subscriptions:
 
     def on_end(self, feed: Feed, error: Exception) -> None:  # noqa: ARG002
         """A server will deliver nothing any more, and so nobody can hear everything."""
+        nothing_left = all(feed.ended for feed in self.feeds)
         for subscriber in list(self._subscribers):
-            self._fail(subscriber, error)
+            if subscriber.complete or nothing_left:
+                self._fail(subscriber, error)
+            else:
+                subscriber.look_again()
 
     def _fail(self, subscriber: Subscriber, error: Exception) -> None:
         subscriber.fail(error)
@@ -192,7 +197,8 @@ class Listener:
         self, registry: Subscriptions, channels: Iterable[str], on_event: Callable[[Event], None]
     ) -> None:
         self._registry = registry
-        self._subscriber = Subscriber(channels, CallbackSink(on_event))
+        # What waits for something asks for it as well, so it goes on with what can be heard.
+        self._subscriber = Subscriber(channels, CallbackSink(on_event), complete=False)
         registry.attach(self._subscriber)
 
     @property
