@@ -499,6 +499,15 @@ async def test_every_server_has_a_port_that_is_its_own_again_after_a_restart() -
             assert len(cluster.nodes[0].connections) == 1
 
 
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, SystemExit])
+async def test_what_a_block_raises_comes_out_alone(error: type[BaseException]) -> None:
+    cluster = make_cluster(nodes=1)
+    with pytest.raises(error) as caught:
+        async with cluster.serve(), cluster.balancer.serve():
+            raise error
+    assert type(caught.value) is error
+
+
 async def test_the_end_of_one_block_leaves_another_clusters_user_alone(
     autojump_clock: MockClock,
 ) -> None:

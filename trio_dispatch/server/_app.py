@@ -50,8 +50,8 @@ class Server(Registering, Inspecting, Steered):
         retry_delay: the first retry of a failed job comes after a random time of up to this many
             seconds, each later one after up to twice as long as the one before...
         max_retry_delay: ...but no longer than this.
-        keep: how many ended jobs, ended runs, published events, and workflow events that nobody
-            has taken it remembers, of each. The oldest are forgotten first; see `forget`.
+        keep: how many ended jobs, ended runs, published events, and workflow events that no
+            run has taken it remembers, of each. The oldest are forgotten first; see `forget`.
         seed: for everything random: ids, retry delays, and races that a real server has.
         quirks: which surprises of the recorded server it has; all of them by default.
         federation_id: the server's name among its peers, which switches the ``federation.*``
@@ -177,7 +177,7 @@ class Server(Registering, Inspecting, Steered):
         """Listen on a TCP port for as long as the block lasts; gives the WebSocket's URL.
 
         RPC and event streams are on the same port. Port 0 picks a free one. When the block ends,
-        the port's connections drop; work goes on where another block runs the server.
+        the port's connections drop; work continues if another block runs the server.
         """
         async with self._host.block() as nursery:
             listeners, bound = await open_port(host, port)
@@ -212,11 +212,11 @@ class Server(Registering, Inspecting, Steered):
     ) -> AsyncGenerator[Client, None]:
         """Open a client of this server in memory: real frames, no socket, any clock.
 
-        Runs the server for the length of the block, where the block is not inside another one.
+        Runs the server for the length of the block, unless an enclosing block runs it.
 
         Args:
             token: what the client authenticates with. By default the first of the server's tokens,
-                where these are a mapping.
+                if these are a mapping.
             open_stream: how to reach the server; `open_stream` of a `FaultyProxy` leads there by
                 a network that fails.
             options: those of `trio_dispatch.open_client`.
@@ -287,10 +287,10 @@ class Server(Registering, Inspecting, Steered):
     # Looking in
 
     def forget(self) -> None:
-        """Forget what is over: ended jobs and runs, events, and workflow events nobody has taken.
+        """Forget what is over: ended jobs and runs, events, and events that no run has taken.
 
-        What is under way stays. Jobs that run for ever, as no function is registered for their
-        name, are forgotten, too. Use it between tests that share a server.
+        Work in progress stays. Jobs that never end, because no function is registered for their
+        name, are forgotten too. Use it between tests that share a server.
         """
         super().forget()
         self._hub.broker.history.clear()

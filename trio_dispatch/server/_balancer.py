@@ -12,6 +12,7 @@ from typing import Final, final
 
 import trio
 
+from trio_dispatch._transport.block import open_background
 from trio_dispatch._transport.closing import close_now
 from trio_dispatch._transport.listening import serve_listeners
 from trio_dispatch._transport.pipe import pipe
@@ -80,7 +81,7 @@ class _Connection:
 
 @final
 class Balancer:
-    """Stands before the servers of a `Cluster` and goes round them. Clusters make these.
+    """Stands in front of the servers of a `Cluster`, round robin. Clusters make these.
 
     Each connection goes to the next server that is running. A server that is frozen still gets
     connections, as its operating system accepts them.
@@ -123,12 +124,14 @@ class Balancer:
 
     @asynccontextmanager
     async def serve(self, host: str = "127.0.0.1", port: int = 0) -> AsyncGenerator[str, None]:
-        """Listen on a TCP port for the length of the block; gives the WebSocket's URL."""
+        """Listen on a TCP port for the length of the block; gives the WebSocket's URL.
+
+        The cluster must be running. What the block raises comes out unchanged.
+        """
         listeners, bound = await open_port(host, port)
-        async with trio.open_nursery() as nursery:
+        async with open_background() as nursery:
             await nursery.start(serve_listeners, self._serve, listeners)
             yield f"ws://{url_host(host)}:{bound}{self._path}"
-            nursery.cancel_scope.cancel()
 
     def refuse(
         self,

@@ -65,23 +65,23 @@ class Cluster(Registering, Inspecting, Steered):
     up all runs that are in the store unfinished, also those that another one is executing.
 
     Args:
-        tokens: as of `Server`.
+        tokens: as for `Server`.
         nodes: how many servers.
-        path: as of `Server`.
-        queues: as of `Server`.
+        path: as for `Server`.
+        queues: as for `Server`.
         concurrency: how many jobs run at once on each server.
-        retry_delay: as of `Server`.
-        max_retry_delay: as of `Server`.
-        keep: as of `Server`; the number of events is for each server.
+        retry_delay: as for `Server`.
+        max_retry_delay: as for `Server`.
+        keep: as for `Server`; the number of events is for each server.
         seed: for everything random, also for which server takes a job.
         quirks: by default those of servers whose store is Postgres.
-        max_message_size: as of `Server`.
-        logger: as of `Server`.
+        max_message_size: as for `Server`.
+        logger: as for `Server`.
 
     Attributes:
-        activity: as of `Server`, of all servers.
+        activity: as for `Server`, of all servers.
         nodes: the servers.
-        balancer: what `open_client` goes through.
+        balancer: what `open_client` connects through.
 
     Raises:
         TypeError, ValueError: an option cannot work.
@@ -160,7 +160,7 @@ class Cluster(Registering, Inspecting, Steered):
         return all(node.is_waiting for node in self.nodes)
 
     def _choose(self) -> Reach | None:
-        """How to reach the next server that is running; None where none is."""
+        """How to reach the next server that is running; None if there is none."""
         for offset in range(len(self.nodes)):
             index = (self._next + offset) % len(self.nodes)
             if self.nodes[index].running:
@@ -211,10 +211,10 @@ class Cluster(Registering, Inspecting, Steered):
     ) -> AsyncGenerator[Client, None]:
         """Open a client in memory: through the balancer, or to single servers by their `urls`.
 
-        Runs the servers for the length of the block, where the block is not inside another one.
+        Runs the servers for the length of the block, unless an enclosing block runs them.
 
         Args:
-            token: as of `Server.open_client`.
+            token: as for `Server.open_client`.
             open_stream: how to reach the cluster; through the balancer by default.
             options: those of `trio_dispatch.open_client`. With ``url=cluster.urls`` the client has
                 a list of servers; the default leads to the balancer.

@@ -228,7 +228,7 @@ class ClusterNode(Steered):
         """Open a client of this server alone, in memory. The cluster must be running.
 
         Args:
-            token: as of `Server.open_client`.
+            token: as for `Server.open_client`.
             options: those of `trio_dispatch.open_client`.
         """
 

@@ -53,7 +53,7 @@ class Host:
     async def block(self) -> AsyncGenerator[trio.Nursery, None]:
         """Run the server for the length of a block; gives the nursery for what belongs to it.
 
-        Errors come out as of `open_background`.
+        Errors come out as for `open_background`.
         """
         around = self._around()
         if around is not None:

@@ -76,7 +76,7 @@ class Inspecting:
     def jobs(
         self, name: str | JobType[Any] | None = None, state: str | None = None
     ) -> list[JobView]:
-        """The jobs, oldest first; those called *name* and in *state* where these are given."""
+        """The jobs, oldest first; those called *name* and in *state*, if these are given."""
         name = None if name is None else name_of(name)
         return [
             job_view(job)
@@ -87,7 +87,7 @@ class Inspecting:
     def runs(
         self, name: str | WorkflowType[Any] | None = None, state: str | None = None
     ) -> list[RunView]:
-        """The workflow runs, oldest first; those called *name* and in *state* where given."""
+        """The runs, oldest first; those called *name* and in *state*, if these are given."""
         name = None if name is None else name_of(name)
         return [
             run_view(run)
@@ -96,9 +96,9 @@ class Inspecting:
         ]
 
     def forget(self) -> None:
-        """Forget what is over: ended jobs and runs, events, and workflow events nobody has taken.
+        """Forget what is over: ended jobs and runs, events, and events that no run has taken.
 
-        What is under way stays. Jobs that run for ever, as no function is registered for their
-        name, are forgotten, too. Use it between tests that share a server.
+        Work in progress stays. Jobs that never end, because no function is registered for their
+        name, are forgotten too. Use it between tests that share a server.
         """
         self._store.forget(self._known)

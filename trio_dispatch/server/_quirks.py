@@ -1,4 +1,4 @@
-"""What the recorded server does otherwise than one would expect, each to be switched off."""
+"""Surprising behavior of the recorded server, each of which can be switched off."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import attrs
 
 @attrs.frozen(kw_only=True)
 class Quirks:
-    """How the server behaves where the recorded one surprises. By default it does as recorded.
+    """Where the server behaves in surprising ways. By default it behaves as recorded.
 
     `Quirks.none()` is a server as its description promises; test against both, and your program
     will not mind when servers are corrected. Each field names its fact in the protocol page.
@@ -17,44 +17,44 @@ class Quirks:
 
     runs_block: bool = True
     """``workflow.start`` is answered when the run has ended, and holds its connection up till then
-    ("Session"). Without: it is answered at once, with the state ``running``."""
+    ("Session"). If off: it is answered at once, with the state ``running``."""
     msgpack_as_text: bool = True
-    """msgpack travels as text messages ("msgpack"). Without: as binary ones."""
+    """msgpack travels as text messages ("msgpack"). If off: as binary ones."""
     finite_credits: bool = True
     """A connection gets 1,000 events, and more only for credits ("Credits"), an event stream 1,000
-    in all. Without: any number."""
+    in all. If off: any number."""
     event_buffer: int | None = 256
-    """How many unsent events a connection may have; what comes beyond is dropped without a word
+    """How many unsent events a connection may have; what comes beyond is dropped silently
     ("Credits"). None: any number."""
     silent_queues: bool = True
-    """``queue:<name>`` can be subscribed and brings nothing ("Events"). Without: the events of
+    """``queue:<name>`` can be subscribed and brings nothing ("Events"). If off: the events of
     its jobs."""
     topics_as_channels: bool = True
-    """An event frame's ``channel`` is the topic of its entity ("Events"). Without: the channel
+    """An event frame's ``channel`` is the topic of its entity ("Events"). If off: the channel
     that was subscribed; of several, the narrowest."""
     drops_refused: bool = True
-    """A refused ``auth`` drops the connection without a close frame ("Session"). Without: there
+    """A refused ``auth`` drops the connection without a close frame ("Session"). If off: there
     is one, of code 1008."""
     cancel_rewrites: bool = True
     """``job.cancel`` rewrites any job's state, lets a running attempt go on and publishes nothing
-    ("Jobs"). Without: a finished job is a 409, a running attempt is cancelled, and there is an
+    ("Jobs"). If off: a finished job is a 409, a running attempt is cancelled, and there is an
     event ``job.cancelled``."""
     definitions_ignored: bool = True
     """``max_retries`` and ``timeout`` of a job's definition do not count for jobs that come over
-    the wire: those always have 3 retries and 5 minutes ("Jobs"). Without: they count."""
+    the wire: those always have 3 retries and 5 minutes ("Jobs"). If off: they count."""
     strays_start: bool = True
-    """``job.started`` is published for a job whose name nobody knows, too, and minutes later again
-    ("Jobs"). Without: such a job runs for ever without an event."""
+    """``job.started`` is published for a job whose name no worker knows, and again minutes later
+    ("Jobs"). If off: such a job stays running without an event."""
     late_starts: bool = True
     """Half of the jobs are started a moment (up to a millisecond) after they were enqueued, so
     that a subscription to ``job:<id>`` that is made right after the enqueue catches
-    ``job.started`` half of the time. Without: workers start jobs at once."""
+    ``job.started`` half of the time. If off: workers start jobs at once."""
     slow_events: float = 0.01
     """A run that waits for an event looks for it every so many seconds ("Runs and steps"). 0: it
     goes on at once."""
     events_in_order: bool = False
     """Of several kept events of one name the oldest comes first, and a wait for a match looks at
-    the oldest alone, so that one that does not match blocks it ("Runs and steps"). Without: any of
+    the oldest alone, so that one that does not match blocks it ("Runs and steps"). If off: any of
     them comes first."""
     events_release_two: bool = False
     """One event may release two waiting runs ("Several servers on one store")."""

@@ -76,7 +76,7 @@ class Registry:
         """Called when a schedule was added."""
 
     def latest(self, name: str) -> int | None:
-        """The version of the workflow *name* that new runs get; None where there is none."""
+        """The version of the workflow *name* that new runs get; None if there is none."""
         return max(self.workflows[name]) if name in self.workflows else None
 
     def workflow(self, name: str, version: int) -> WorkflowKind | None:

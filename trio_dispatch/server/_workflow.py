@@ -279,7 +279,7 @@ class Workflow:
     async def spawn(self, name: str | WorkflowType[Any], input: object = None) -> str:
         """Start another workflow as a child of this run, and do not wait for it; return its id.
 
-        It is a step called ``spawn:<name>``. The child goes on when this run has ended.
+        It is a step called ``spawn:<name>``. The child continues when this run has ended.
 
         Raises:
             LookupError: no workflow has that name.
@@ -361,7 +361,7 @@ class Workflow:
 
         Args:
             name: the event's name.
-            timeout: seconds; None waits for ever.
+            timeout: seconds; None waits without a limit.
             match: which events of that name the wait takes; all of them by default. One that it
                 does not take is left for others.
         """
@@ -409,7 +409,7 @@ class Workflow:
         *,
         keep: bool = True,
     ) -> WorkflowEvent | None:
-        """Wait for an event. A wait that timed out has a row too, where *keep* is set."""
+        """Wait for an event. A wait that timed out has a row too, if *keep* is set."""
         row = await self._row(row_name)
         if row is not None:
             return None if row.data is None else take(row.data)
