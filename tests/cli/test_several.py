@@ -115,3 +115,18 @@ def test_watch_and_top_say_that_they_hear_one_of_several(run: Run, balanced: str
     code, out, _ = run("doctor", "--url", balanced)
     assert code == Exit.OK
     assert "note     servers: at least 3 behind this URL." in out
+
+
+async def test_many_that_count_at_once_count_right(autojump_clock: trio.testing.MockClock) -> None:
+    cluster = make_cluster()
+    found: list[int] = []
+
+    async def count() -> None:
+        opener = partial(cluster.open_client, token="token")
+        found.append(await count_servers([opener] * CONNECTIONS))
+
+    async with cluster.run(), trio.open_nursery() as nursery:
+        for _ in range(6):
+            nursery.start_soon(count)
+    assert max(found) == 3
+    assert found.count(3) >= 4  # two that meet again and again may take others for their own

@@ -1,16 +1,19 @@
 """Finding out whether connections lead to one server or to several.
 
 Each server counts the topics that its own clients subscribe to, and no other's. So one connection
-subscribes to topics that nobody else has, and the others ask for the statistics: whoever sees them
-come is on the same server. Nothing is left behind: the subscriptions end with the connection.
+subscribes to topics that nobody else has, and the others ask for the statistics: who sees so many
+more is on the same server. Nothing is left behind: the subscriptions end with the connections.
 """
 
 from __future__ import annotations
 
+import random
 import secrets
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from typing import Final, TypeAlias
+
+import trio
 
 from trio_dispatch import Client
 
@@ -20,11 +23,17 @@ INCOMPLETE: Final = (
     "at least {} servers are behind this URL, and the events of one are heard; give the URL of each"
 )
 
-MARKS: Final = 32
-"""Topics that one connection subscribes to."""
+MARKS: Final = (16, 48)
+"""Topics that one connection subscribes to: a number between these, which is hard to mistake."""
 
-SEEN: Final = MARKS * 3 // 4
-"""By so many more topics a server is known; others may come and go meanwhile."""
+AGREEING: Final = 2
+"""So many looks in a row must agree, as other clients come and go meanwhile."""
+
+LOOKS: Final = 12
+"""After so many looks that do not agree, two connections count as one server's."""
+
+PAUSE: Final = 0.2
+"""Seconds at most until the next look, after one that told nothing."""
 
 Opener: TypeAlias = Callable[[], AbstractAsyncContextManager[Client]]
 
@@ -42,16 +51,36 @@ async def count_servers(openers: Sequence[Opener]) -> int:
         while unknown:
             servers += 1
             first, *others = unknown
-            before = [await _topics(client) for client in others]
-            base = secrets.randbelow(10**20)
-            channels = [f"job:job_{base + n:026}" for n in range(MARKS)]
-            async with first.subscribe(*channels):
-                unknown = [
-                    client
-                    for client, count in zip(others, before, strict=True)
-                    if await _topics(client) - count < SEEN
-                ]
+            unknown = await _others_servers(stack, first, others)
         return servers
+
+
+async def _others_servers(
+    stack: AsyncExitStack, first: Client, others: list[Client]
+) -> list[Client]:
+    """Those of *others* that are not on the server of *first*."""
+    same = dict.fromkeys(others, 0)
+    elsewhere = dict.fromkeys(others, 0)
+    for _ in range(LOOKS):
+        open_ones = [c for c in others if max(same[c], elsewhere[c]) < AGREEING]
+        if not open_ones:
+            break
+        # Not secrets: nobody gains by guessing them.
+        marks = random.randint(*MARKS)
+        before = [await _topics(client) for client in open_ones]
+        base = secrets.randbelow(10**20)
+        channels = [f"job:job_{base + n:026}" for n in range(marks)]
+        await stack.enter_async_context(first.subscribe(*channels))
+        told = True
+        for client, count in zip(open_ones, before, strict=True):
+            rise = await _topics(client) - count
+            is_same, is_elsewhere = 4 * abs(rise - marks) < marks, 4 * abs(rise) < marks
+            same[client] = same[client] + 1 if is_same else 0
+            elsewhere[client] = elsewhere[client] + 1 if is_elsewhere else 0
+            told = told and (is_same or is_elsewhere)
+        if not told:
+            await trio.sleep(random.uniform(0, PAUSE))
+    return [client for client in others if elsewhere[client] >= AGREEING]
 
 
 async def _topics(client: Client) -> int:
