@@ -61,6 +61,7 @@ def test_no_text_breaks_a_line(name: str, error: str, width: int) -> None:
 
 def test_a_gap_is_a_line() -> None:
     assert "events may be missing here" in event_line(StreamGap(since=AT, until=AT), 80)
+    assert "  events of ws://a/ may be missing" in event_line(StreamGap(server="ws://a/"), 80)
     assert cell_len(event_line(StreamGap(), 40)) <= 40
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
@@ -13,7 +14,7 @@ import trio.testing
 from tests.cli.conftest import Run
 from tests.cli.demonstrating import QUIET
 from tests.cli.serving import serving
-from trio_dispatch import Client
+from trio_dispatch import Client, open_client
 from trio_dispatch.cli.doctor import find_servers
 from trio_dispatch.cli.exits import Exit
 from trio_dispatch.cli.several import CONNECTIONS, count_servers
@@ -92,11 +93,41 @@ class Balanced:
 
     def __init__(self) -> None:
         self.cluster = make_cluster()
+        self.urls: list[str] = []
 
     @asynccontextmanager
     async def serve(self) -> AsyncGenerator[str, None]:
-        async with self.cluster.run(), self.cluster.balancer.serve() as url:
+        async with self.cluster.serve() as self.urls, self.cluster.balancer.serve() as url:
             yield url
+
+
+def test_with_a_list_of_urls_watch_hears_every_server(
+    run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    balanced = Balanced()
+    with serving(balanced) as url:
+        done = threading.Event()
+
+        async def enqueue_some() -> None:
+            async with open_client(balanced.urls[1], token="token") as client:
+                while not done.is_set():
+                    await client.enqueue("echo", {})
+                    await trio.sleep(0.02)
+
+        thread = threading.Thread(target=trio.run, args=(enqueue_some,))
+        thread.start()
+        urls = [word for one in balanced.urls for word in ("--url", one)]
+        # What the second server publishes is heard although the first is connected to.
+        code, out, errors = run("watch", *urls, "--state", "enqueued", "--count", "3")
+        assert (code, errors, len(out.splitlines())) == (Exit.OK, "", 3)
+        heard = (
+            "trio-dispatch: warning: at least 3 servers are behind this URL, and the events of "
+            "one are heard; give the URL of each\n"
+        )
+        code, _, errors = run("watch", "--url", url, "--count", "60")
+        assert (code, errors) == (Exit.OK, heard)
+        done.set()
+        thread.join(20)
 
 
 @pytest.fixture(scope="module")

@@ -152,13 +152,15 @@ class ServerOptions:
         except DispatchError:
             return 1
 
-    def connect(self, *, reconnect: bool = False) -> AbstractAsyncContextManager[Client]:
-        """Open a client for one command; without *reconnect*, a lost connection ends it.
+    def connect(
+        self, *, reconnect: bool = False, hear_all: bool = False
+    ) -> AbstractAsyncContextManager[Client]:
+        """Open a client for one command; see `connect`.
 
         Raises:
             UsageError: that is no URL of a server, or the token cannot be had.
         """
-        return connect(self.urls, self.find_token(), reconnect=reconnect)
+        return connect(self.urls, self.find_token(), reconnect=reconnect, hear_all=hear_all)
 
 
 def shown_url(url: str) -> str:
@@ -225,12 +227,14 @@ def connect(
     token: str | None,
     *,
     reconnect: bool = False,
+    hear_all: bool = False,
     format: Literal["json", "msgpack"] = "json",
     warn: bool = True,
 ) -> AbstractAsyncContextManager[Client]:
     """Open a client for one command: without *reconnect*, a lost connection ends it.
 
-    With *warn* it complains of a token that goes unencrypted.
+    With *hear_all* its subscriptions hear every server of a list. With *warn* it complains of a
+    token that goes unencrypted.
 
     Raises:
         UsageError: that is no URL of a server.
@@ -242,7 +246,12 @@ def connect(
         warnings.simplefilter("always", InsecureTokenWarning)
         try:
             client = open_client(
-                urls, token=token or None, reconnect=reconnect, format=format, logger=logger
+                urls,
+                token=token or None,
+                reconnect=reconnect,
+                events_from="all" if hear_all else "connection",
+                format=format,
+                logger=logger,
             )
         except (TypeError, ValueError) as exc:
             # A token that cannot be sent is refused in words of its own.
@@ -258,9 +267,10 @@ def with_client(
     use: Callable[[Client], Awaitable[Exit]],
     *,
     reconnect: bool = False,
+    hear_all: bool = False,
 ) -> int:
     """Run *use* with a client of the server that the user named; returns the exit code."""
-    client = (server or ServerOptions()).connect(reconnect=reconnect)
+    client = (server or ServerOptions()).connect(reconnect=reconnect, hear_all=hear_all)
 
     async def command() -> Exit:
         async with client as opened:

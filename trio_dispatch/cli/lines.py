@@ -105,7 +105,8 @@ def event_line(event: Event, width: int | None = None) -> str:
     id, then its end.
     """
     if isinstance(event, StreamGap):
-        line = f"{clock(event.until)}  events may be missing here, since {clock(event.since)}"
+        whose = f"events of {readable(event.server)}" if event.server else "events"
+        line = f"{clock(event.until)}  {whose} may be missing here, since {clock(event.since)}"
         return line if width is None else cut(line, width)
     time, rest = clock(event.ts), _rest(event)
     what = [f"{event.type:<{TYPE}}", readable(event_name(event)), readable(event_detail(event))]

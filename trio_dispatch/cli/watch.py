@@ -99,7 +99,7 @@ def watch(
             nursery.cancel_scope.cancel()
         return Exit.OK
 
-    return with_client(options, use, reconnect=True)
+    return with_client(options, use, reconnect=True, hear_all=True)
 
 
 async def print_events(

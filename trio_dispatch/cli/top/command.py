@@ -58,7 +58,7 @@ def top(
             nursery.cancel_scope.cancel()
         return Exit.OK
 
-    return with_client(options, use, reconnect=True)
+    return with_client(options, use, reconnect=True, hear_all=True)
 
 
 async def _collect(client: Client, counts: Counts) -> None:
