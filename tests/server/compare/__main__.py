@@ -1,7 +1,8 @@
 """Hold two servers against each other: ``python -m tests.server.compare URL1 URL2``.
 
 Each gets the same messages, by a seed, and what they answer is compared. ``embedded`` in place of a
-URL is a server of this library. Run it against servers of your own: it makes jobs and runs.
+URL is a server of this library, ``embedded-postgres`` one with the quirks of a database. Run it
+against servers of your own: it makes jobs and runs.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import sys
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 from urllib.parse import urlsplit
 
 import trio
@@ -23,13 +24,16 @@ from tests.server.compare.normal import without_go_texts, without_results
 from tests.server.compare.play import Connect, Player
 from tests.server.compare.reference import reference_server
 from tests.server.compare.scenarios import SCENARIOS
+from trio_dispatch.server import Quirks
+
+_EMBEDDED: Final = {"embedded": Quirks(), "embedded-postgres": Quirks.postgres()}
 
 
 @asynccontextmanager
 async def reaching(url: str) -> AsyncGenerator[tuple[Connect, str], None]:
     """How to connect to the server at *url*, and its path."""
-    if url == "embedded":
-        server = reference_server()
+    if url in _EMBEDDED:
+        server = reference_server(_EMBEDDED[url])
         async with server.run():
             yield server.open_stream, "/dwp"
         return

@@ -30,6 +30,8 @@ Transcript = dict[str, Any]
 
 _TIMEOUT: Final = 1.0
 _SETTLE: Final = 0.05
+_BEGUN: Final = 0.1
+"""Seconds in which a server has begun to carry out a request."""
 _HIDDEN_HEADERS: Final = frozenset({"date"})
 
 
@@ -39,7 +41,7 @@ class _Session:
     def __init__(self, websocket: WebSocket) -> None:
         self.websocket = websocket
         self.answers: list[Any] = []
-        self.events: list[str] = []
+        self.events: list[dict[str, Any]] = []
         self.taken = 0
 
 
@@ -76,7 +78,7 @@ class Player:
         return {
             "steps": self._steps,
             "answers": {name: session.answers for name, session in self._sessions.items()},
-            "events": {name: sorted(session.events) for name, session in self._sessions.items()},
+            "events": {name: self._events(session) for name, session in self._sessions.items()},
             "end": ends,
         }
 
@@ -183,15 +185,23 @@ class Player:
                 session.answers.append({"__op": frame.first, "payload": frame.payload.hex()})
                 continue
             content, types = decode(frame.payload)
+            if content.get("type") == "event":
+                session.events.append({**content, "__op": frame.opcode})
+                continue
             shown = self._normal.frame(content)
             if types is not None:
                 shown["__msgpack__"] = types
-            shown["__op"] = frame.opcode
-            if shown.get("type") == "event":
-                session.events.append(json.dumps(shown, sort_keys=True))
-            else:
-                session.answers.append(shown)
+            session.answers.append({**shown, "__op": frame.opcode})
         session.taken = len(frames)
+
+    def _events(self, session: _Session) -> list[str]:
+        """The events of a session, but for those of jobs that are not the scenario's."""
+        known = {f"job:{id}" for id in self._normal.ids}
+        shown: list[str] = []
+        for event in session.events:
+            if event["channel"] in known or not event["channel"].startswith("job:"):
+                shown.append(json.dumps(self._normal.frame(event), sort_keys=True))
+        return sorted(shown)
 
     # HTTP
 
@@ -201,6 +211,7 @@ class Player:
             socket = await self._open(nursery)
             await socket.send(data)
             if options.get("shut"):
+                await trio.sleep(_BEGUN)
                 await socket.stream.send_eof()
 
             def responses() -> list[Response]:
