@@ -45,9 +45,8 @@ def register(
     """
     if not callable(target):
         raise TypeError(f"an endpoint's function is a function, not {target!r}")
-    called = target if inspect.isroutine(target) else getattr(target, "__call__")  # noqa: B004, B009
-    unwrapped = target.func if isinstance(target, partial) else called
-    if inspect.isgeneratorfunction(unwrapped) or inspect.isasyncgenfunction(unwrapped):
+    body = _body_of(target)
+    if inspect.isgeneratorfunction(body) or inspect.isasyncgenfunction(body):
         raise TypeError(f"an endpoint's function returns its result; {target!r} is a generator")
     takes_input = _takes_input(target)
     found = name if name is not None else getattr(target, "__name__", None)
@@ -57,9 +56,16 @@ def register(
         check_function(found),
         target,
         takes_input,
-        inspect.iscoroutinefunction(unwrapped),
+        inspect.iscoroutinefunction(body),
         threads,
     )
+
+
+def _body_of(target: object) -> object:
+    """What runs when *target* is called: the function of a partial, the method of an object."""
+    if isinstance(target, partial):
+        return _body_of(cast("partial[object]", target).func)
+    return target if inspect.isroutine(target) else type(target).__call__
 
 
 def _takes_input(target: Callable[..., object]) -> bool:

@@ -18,10 +18,10 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime, timezone
 from hashlib import sha256
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import attrs
-import msgpack
+import msgspec
 import trio
 
 from trio_dispatch._transport.groups import leaves
@@ -52,7 +52,6 @@ KEPT: Final = 2 * MAX_WAIT
 """Seconds for which the end of a suspended run is kept for a service that has not asked yet."""
 MAX_RESULTS: Final = 1_000
 _TICKS: Final = 3
-_VERSION: Final = 1
 _INTERRUPTS: Final = (KeyboardInterrupt, SystemExit, trio.Cancelled)
 
 _log = logging.getLogger("trio_dispatch.remote")
@@ -67,10 +66,10 @@ def failed(failure: Failure) -> Any:
     return response
 
 
-@attrs.frozen
-class State:
+class State(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
     """What the service keeps for a suspended run."""
 
+    version: Literal[1]
     run: bytes
     step: int
     """How many polls were answered before."""
@@ -78,22 +77,13 @@ class State:
     value: bytes
     """The function's input."""
 
-    def pack(self) -> bytes:
-        """Write it."""
-        packed: bytes = msgpack.packb([_VERSION, *attrs.astuple(self)])
-        return packed
-
     @classmethod
     def unpack(cls, data: bytes) -> State | None:
         """Read it; None if it is none of ours."""
         try:
-            version, run, step, type_url, value = msgpack.unpackb(data)
-        except Exception:  # noqa: BLE001 - whatever msgpack raises for bytes from elsewhere
+            return msgspec.msgpack.decode(data, type=cls)
+        except (msgspec.DecodeError, UnicodeDecodeError):
             return None
-        kinds = (run, bytes), (step, int), (type_url, str), (value, bytes)
-        if version != _VERSION or not all(isinstance(part, kind) for part, kind in kinds):
-            return None
-        return cls(run, step, type_url, value)
 
 
 class Run:
@@ -272,10 +262,10 @@ class Run:
 
     def _poll(self) -> Any:
         self.step += 1
-        state = State(self.id, self.step, self._input.type_url, self._input.value)
+        state = State(1, self.id, self.step, self._input.type_url, self._input.value)
         response = RunResponse(status=Status.OK)
         poll = response.poll
-        poll.coroutine_state = state.pack()
+        poll.coroutine_state = msgspec.msgpack.encode(state)
         for id, call in self._new:
             message = poll.calls.add()
             message.CopyFrom(call.message())

@@ -11,7 +11,6 @@ from collections import deque
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager, nullcontext
 from datetime import timedelta
-from functools import partial
 from typing import Any, Final
 
 import httpx
@@ -49,6 +48,7 @@ class Service:
     def __init__(
         self,
         *,
+        url: str,
         api_key: str,
         signer: Signer,
         policy: Policy,
@@ -60,7 +60,7 @@ class Service:
         seed: int | None,
         nursery: trio.Nursery,
     ) -> None:
-        self._url = MEMORY_URL
+        self._url = url
         self._api_key = api_key
         self._signer = signer
         self._policy = policy
@@ -208,16 +208,6 @@ class Service:
         except Exception:  # noqa: BLE001 - users' code
             _log.exception("on_event has failed")
 
-    # Opening
-
-    async def _listen(self, host: str, port: int) -> None:
-        """Listen on a socket as well."""
-        listeners = await trio.open_tcp_listeners(port, host=host)
-        address = listeners[0].socket.getsockname()
-        shown = f"[{address[0]}]" if ":" in address[0] else address[0]
-        self._url = f"http://{shown}:{address[1]}"
-        await self._nursery.start(partial(trio.serve_listeners, self.handle, listeners))
-
 
 @asynccontextmanager
 async def open_service(
@@ -288,6 +278,7 @@ async def open_service(
         "keep": check_count(keep, "keep", least=0),
         "max_body_size": check_count(max_body_size, "max_body_size"),
     }
+    listeners = [] if host is None else await trio.open_tcp_listeners(port, host=host)
     opened: list[Service] = []
 
     async def run(*, task_status: trio.TaskStatus[None]) -> None:
@@ -295,6 +286,7 @@ async def open_service(
             reach = Reach(nursery, signer, checked, max_body_size)
             try:
                 service = Service(
+                    url=_url_of(listeners[0]) if listeners else MEMORY_URL,
                     api_key=key,
                     signer=signer,
                     policy=policy,
@@ -305,6 +297,8 @@ async def open_service(
                     **options,
                 )
                 opened.append(service)
+                if listeners:
+                    nursery.start_soon(trio.serve_listeners, service.handle, listeners)
                 task_status.started()
                 await trio.sleep_forever()
             finally:
@@ -315,9 +309,13 @@ async def open_service(
         (service,) = opened
         for endpoint in endpoints:
             service.add_endpoint(endpoint)
-        if host is not None:
-            await service._listen(host, port)
         yield service
+
+
+def _url_of(listener: trio.SocketListener) -> str:
+    address = listener.socket.getsockname()
+    shown = f"[{address[0]}]" if ":" in address[0] else address[0]
+    return f"http://{shown}:{address[1]}"
 
 
 def _check_route(url: str) -> str:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import logging
 import socket
 import ssl
-import sys
 import traceback
 from collections.abc import Callable
 from typing import Final, TypeVar, cast
@@ -21,9 +20,6 @@ from trio_dispatch._transport.groups import leaves
 from trio_dispatch.remote._errors import FunctionError
 from trio_dispatch.remote._messages import Status, check_error_status
 
-if sys.version_info < (3, 11):  # pragma: no cover
-    from exceptiongroup import BaseExceptionGroup
-
 E = TypeVar("E", bound=BaseException)
 
 _MAX_TEXT: Final = 16 * 1024
@@ -31,7 +27,16 @@ _MAX_TRACEBACK: Final = 64 * 1024
 
 _log = logging.getLogger("trio_dispatch.remote")
 
-_table: Final[dict[type[BaseException], Status | Callable[[BaseException], Status]]] = {
+_Entry = Status | Callable[[BaseException], Status]
+
+
+def _own_status(exc: BaseException) -> Status:
+    status: Status = getattr(exc, "status")  # noqa: B009 - a subclass may have made it anything
+    return status
+
+
+_table: Final[dict[type[BaseException], _Entry]] = {
+    FunctionError: _own_status,
     TimeoutError: Status.TIMEOUT,
     trio.TooSlowError: Status.TIMEOUT,
     httpx.TimeoutException: Status.TIMEOUT,
@@ -74,7 +79,7 @@ def register_status(exception: type[E], status: Status | Callable[[E], Status]) 
         raise TypeError(f"what is registered is a class of exceptions, not {exception!r}")
     if not callable(status):
         check_error_status(status)
-    _table[exception] = cast("Status | Callable[[BaseException], Status]", status)
+    _table[exception] = cast("_Entry", status)
 
 
 def _is_exception_class(kind: object) -> bool:
@@ -98,24 +103,22 @@ def failure_of(exc: BaseException) -> Failure:
 
 
 def _status_of(exc: BaseException) -> Status:
-    if isinstance(exc, BaseExceptionGroup) and not _registered(exc):
-        # Of a group whose members agree; where they do not, trying again may not help.
-        group = cast("BaseExceptionGroup[BaseException]", exc)
-        found = {_status_of(leaf) for leaf in leaves(group)}
-        return found.pop() if len(found) == 1 else Status.PERMANENT_ERROR
     entry = _registered(exc)
+    if entry is None:
+        parts = list(leaves(exc))
+        if parts == [exc]:
+            return Status.PERMANENT_ERROR
+        # Of a group whose members agree; where they do not, trying again may not help.
+        found = {_status_of(leaf) for leaf in parts}
+        return found.pop() if len(found) == 1 else Status.PERMANENT_ERROR
     try:
-        if isinstance(exc, FunctionError):
-            return check_error_status(exc.status)  # a subclass may have made it anything
-        if entry is None or isinstance(entry, Status):
-            return entry or Status.PERMANENT_ERROR
-        return check_error_status(entry(exc))
+        return check_error_status(entry if isinstance(entry, Status) else entry(exc))
     except Exception:  # noqa: BLE001 - users' code
         _log.exception("no status can be had for a %s", type(exc).__name__)
         return Status.PERMANENT_ERROR
 
 
-def _registered(exc: BaseException) -> Status | Callable[[BaseException], Status] | None:
+def _registered(exc: BaseException) -> _Entry | None:
     return next((_table[kind] for kind in type(exc).__mro__ if kind in _table), None)
 
 
