@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import tracemalloc
+from contextlib import suppress
 
 import pytest
 import trio
@@ -115,7 +116,7 @@ BYTES = st.one_of(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(parts=st.lists(BYTES, max_size=8), reset=st.booleans())
 def test_nothing_that_a_client_sends_ends_the_server(parts: list[bytes], reset: bool) -> None:
     async def main() -> None:
@@ -132,6 +133,55 @@ def test_nothing_that_a_client_sends_ends_the_server(parts: list[bytes], reset: 
                         pass
             except trio.BrokenResourceError:
                 pass
+            await trio.aclose_forcefully(ours)
+            other = await connect(server)
+            assert (await other.request("stats"))["type"] == "response"
+
+    trio.run(main, clock=MockClock(autojump_threshold=0))
+
+
+HTTP = st.one_of(
+    st.binary(max_size=30),
+    st.sampled_from(
+        [
+            b"GET /dwp/sse?token=demo-token&channel=jobs HTTP/1.1\r\n",
+            b"POST /dwp/rpc HTTP/1.1\r\n",
+            b"GET /dwp HTTP/1.1\r\n",
+            b"HEAD //dwp HTTP/1.0\r\n",
+            b"CONNECT x HTTP/1.1\r\n",
+            b"Host: x\r\n",
+            b"Content-Length: 25\r\n",
+            b"Transfer-Encoding: chunked\r\n",
+            b"Content-Type: application/x-www-form-urlencoded\r\n",
+            b"Authorization: demo-token\r\n",
+            b"Expect: 100-continue\r\n",
+            b"Upgrade: websocket\r\nConnection: Upgrade\r\n",
+            b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n",
+            b"\r\n",
+            b'{"id":"1","credits":9,    ',
+            b'"ts":"","method":"stats" }',
+            b"19\r\n",
+            b"0\r\n\r\n",
+        ]
+    ),
+)
+
+
+@settings(max_examples=80, deadline=None)
+@given(parts=st.lists(HTTP, max_size=10), reset=st.booleans())
+def test_nothing_that_a_client_sends_over_http_ends_the_server(
+    parts: list[bytes], reset: bool
+) -> None:
+    async def main() -> None:
+        server = Server(TOKENS, logger=_strict_logger())
+        async with server.run():
+            ours = await server.open_stream()
+            with suppress(trio.BrokenResourceError):
+                await ours.send_all(b"".join(parts))
+                if not reset:
+                    await ours.send_eof()
+                    while await ours.receive_some():
+                        pass
             await trio.aclose_forcefully(ours)
             other = await connect(server)
             assert (await other.request("stats"))["type"] == "response"

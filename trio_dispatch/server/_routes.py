@@ -1,4 +1,4 @@
-"""Where a request's target leads: paths and queries as a Dispatch server reads them."""
+"""Which route a request selects: paths and queries as a Dispatch server reads them."""
 
 from __future__ import annotations
 
