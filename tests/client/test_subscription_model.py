@@ -212,13 +212,13 @@ class Schedule:
             event = await events.receive()
         except SubscriptionOverflow:
             event = StreamGap()
-        else:
-            if life.counts_drops and events.dropped > life.dropped:
-                life.got.append(None)
-            life.dropped = events.dropped
         number = None if isinstance(event, StreamGap) else event.data["n"]
         assert number is None or isinstance(number, int)
         life.got.append(number)
+        if life.counts_drops and events.dropped > life.dropped:
+            # Before the event, or after it, as other tasks had a turn when it had been taken.
+            life.got[-1:] = [None, number, None]
+            life.dropped = events.dropped
         return number
 
     async def read_to_the_end(self, events: Subscription, life: Life) -> None:
