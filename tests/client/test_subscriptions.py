@@ -220,7 +220,8 @@ async def test_leaving_and_coming_back_within_a_round_trip_hangs_nobody(
             with trio.fail_after(10):
                 async with client.subscribe("jobs") as events:
                     handle = await client.enqueue("noop")
-                    assert (await events.receive()).job_id == handle.job_id
+                    while (await events.receive()).job_id != handle.job_id:
+                        """An event of the job before."""
 
 
 async def test_unsubscribing_what_is_not_restored_yet_closes_the_gap(

@@ -10,7 +10,9 @@ stream of its own, which may be lost while the others go on.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Final, Protocol
 
 from trio_dispatch._client.reconciler import FeedLink, InFlight, Reconciler
@@ -40,8 +42,10 @@ class FeedOwner(Protocol):
     def on_away(self, feed: Feed) -> None:
         """The server cannot be reached now."""
 
-    def on_push(self, feed: Feed, frame: WireFrame) -> None:
-        """An event arrived."""
+    @property
+    def on_push(self) -> Callable[[Feed, WireFrame], None]:
+        """What is called when an event has arrived."""
+        ...
 
     def on_end(self, feed: Feed, error: Exception) -> None:
         """The server will deliver nothing any more."""
@@ -64,6 +68,8 @@ class Feed:
         self.ended = False
         """Whether it will deliver nothing any more."""
         self._owner = owner
+        self.on_push: Callable[[WireFrame], None] = partial(owner.on_push, self)
+        """An event arrived. The owner's own function, because events are many."""
         self.link: FeedLink
         """Where to send."""
         self._channels: dict[str, Reconciler] = {}
@@ -159,10 +165,6 @@ class Feed:
         self._last_event.pop(name, None)
         channel.reconcile()
 
-    def on_push(self, frame: WireFrame) -> None:
-        """An event arrived."""
-        self._owner.on_push(self, frame)
-
     def on_end(self, error: DispatchError | None) -> None:
         """There will be no connection any more."""
         self.away = self.ended = True
@@ -172,7 +174,7 @@ class Feed:
     def is_new(self, occurrence: Occurrence) -> bool:
         """Note an event that arrived. Returns whether it is to be delivered."""
         if self.shared:
-            if self._copies.is_copy(occurrence):
+            if occurrence.flat and self._copies.is_copy(occurrence):
                 return False
             if occurrence.ts is not None:
                 self._last_event[""] = occurrence.ts

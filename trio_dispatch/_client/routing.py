@@ -28,6 +28,7 @@ class Router:
 
     def __init__(self, instruments: Instruments) -> None:
         self._instruments = instruments
+        self._tells = bool(instruments)
         self._by_channel: dict[str, dict[Subscriber, None]] = {}
         self._queues = 0
         """How often a ``queue:`` channel is wanted."""
@@ -71,27 +72,24 @@ class Router:
     def _deliver(
         self, feed: Feed, occurrence: Occurrence, fields: dict[str, object], names: list[str]
     ) -> None:
-        if len(names) == 1:
-            subscribers = list(self._by_channel[names[0]])
-        else:
-            subscribers = list(
-                dict.fromkeys(user for name in names for user in self._by_channel[name])
-            )
+        subscribers = list(self._by_channel[names[0]])
+        if len(names) > 1:
+            users = (user for name in names for user in self._by_channel[name])
+            subscribers = list(dict.fromkeys(users))
         if not feed.shared:
             # Each event stream serves the subscribers that it was opened for, and no others.
             subscribers = [user for user in subscribers if occurrence.channel in user.sources]
         type, ts, topic = occurrence.type, occurrence.ts, occurrence.topic
         size, server = len(occurrence.fields_text), feed.server
-        event = None
+        matched, event = tuple(names), None
         for subscriber in subscribers:
             if event is not None:
                 fields = occurrence.fields()  # nobody sees what another does to it
-            matched = tuple(names)
             if len(names) > 1:
                 matched = tuple(name for name in subscriber.channels if name in names)
             event = Event(type=type, ts=ts, topic=topic, data=fields, channels=matched)
             lost = subscriber.put(event, size, server)
-            if lost and self._instruments:
+            if lost and self._tells:
                 self._instruments.dropped(subscriber.channels, lost)
-        if event is not None and self._instruments:
+        if self._tells and event is not None:
             self._instruments.event(event, len(subscribers))

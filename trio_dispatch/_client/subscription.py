@@ -138,7 +138,8 @@ class Subscription(BlockChannel[Event]):
         Each turn of the loop can be cancelled. While events are stored, every 16th gives other
         tasks a turn.
         """
-        self._check_inside()
+        if not self._inside:
+            self._check_inside()
         try:
             return await self._mailbox.receive_in_a_row()
         except trio.EndOfChannel:

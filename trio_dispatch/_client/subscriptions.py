@@ -24,7 +24,6 @@ from trio_dispatch._client.routing import Router
 from trio_dispatch._client.subscriber import CallbackSink, Subscriber
 from trio_dispatch._link.instruments import Instruments
 from trio_dispatch._wire.channels import covering_channel, server_channel, whole_channel
-from trio_dispatch._wire.frames import WireFrame
 from trio_dispatch._wire.models import Event
 
 MAX_NARROW: Final = 8
@@ -54,6 +53,7 @@ class Subscriptions:
         """Seconds in which a subscription must be confirmed; None for no limit."""
         self._shared = shared
         self._router = Router(Instruments() if instruments is None else instruments)
+        self.on_push = self._router.route
         self.feeds = tuple(Feed(self, shared=shared, server=server) for server in servers)
         """The servers that are heard."""
         self._subscribers: dict[Subscriber, None] = {}
@@ -165,10 +165,6 @@ class Subscriptions:
         """A server cannot be reached now."""
         for subscriber in list(self._subscribers):
             subscriber.look_again()
-
-    def on_push(self, feed: Feed, frame: WireFrame) -> None:
-        """An event arrived."""
-        self._router.route(feed, frame)
 
     def on_end(self, feed: Feed, error: Exception) -> None:  # noqa: ARG002
         """A server will deliver nothing any more, and so nobody can hear everything."""

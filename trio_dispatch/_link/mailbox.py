@@ -109,8 +109,12 @@ class Mailbox(Generic[T]):
             return 0
         entries = self._behind.get(server, self._entries) if self._behind else self._entries
         lost = 0
-        if self._unread_overflows or self._is_full(size):
-            if self.overflow == "raise":
+        if (
+            self._stored >= self.capacity
+            or self.stored_bytes + size > self.max_bytes
+            or self._unread_overflows
+        ):
+            if self._unread_overflows or (self.overflow == "raise" and self._is_full(size)):
                 self._miss(entries)
                 return 1
             while self._is_full(size):
@@ -252,15 +256,16 @@ class Mailbox(Generic[T]):
                 raise trio.EndOfChannel
             raise fresh(self._error)
         entry = self._entries.popleft()
+        if type(entry) is tuple:  # the usual case
+            item, size = entry
+            self._stored -= 1
+            self.stored_bytes -= size
+            return item
         if isinstance(entry, _Gap):
             return StreamGap(since=entry.since, until=entry.until, server=entry.server)
-        if isinstance(entry, _Missed):
-            self._unread_overflows -= 1
-            raise SubscriptionOverflow(entry.count)
-        item, size = entry
-        self._stored -= 1
-        self.stored_bytes -= size
-        return item
+        assert isinstance(entry, _Missed)
+        self._unread_overflows -= 1
+        raise SubscriptionOverflow(entry.count)
 
     def receive_nowait(self) -> T | StreamGap:
         """Take the next item. Raises `trio.WouldBlock` when there is none."""

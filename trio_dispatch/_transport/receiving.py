@@ -50,6 +50,8 @@ class BlockChannel(trio.abc.ReceiveChannel[T_co]):
     def __init__(self, call: str) -> None:
         self._call = call
         self._stage = _Stage.NEW
+        self._inside = False
+        """Whether it can be read now, for those who read often."""
 
     @abstractmethod
     async def _open(self) -> None:
@@ -58,11 +60,6 @@ class BlockChannel(trio.abc.ReceiveChannel[T_co]):
     @abstractmethod
     def _close(self) -> None:
         """End, without waiting; wakes whoever reads. Called once, and only after `_open`."""
-
-    @property
-    def _inside(self) -> bool:
-        """Whether it can be read now."""
-        return self._stage is _Stage.INSIDE
 
     def _check_inside(self) -> None:
         """Refuse to read outside the block.
@@ -96,6 +93,7 @@ class BlockChannel(trio.abc.ReceiveChannel[T_co]):
             self._close()
             raise
         self._stage = _Stage.INSIDE
+        self._inside = True
         return self
 
     async def __aexit__(
@@ -118,5 +116,6 @@ class BlockChannel(trio.abc.ReceiveChannel[T_co]):
     def _leave(self) -> None:
         """`aclose` as a plain call, which waits for nothing."""
         stage, self._stage = self._stage, _Stage.CLOSED
+        self._inside = False
         if stage is _Stage.INSIDE:
             self._close()
