@@ -10,11 +10,14 @@ from trio_dispatch._client.run_handle import RunEvents, RunHandle
 from trio_dispatch._client.statistics import ClientStatistics
 from trio_dispatch._client.subscription import Subscription, SubscriptionStatistics
 from trio_dispatch._client.watching import RunWatch
+from trio_dispatch._link.auth import Header, QueryToken
+from trio_dispatch._link.dialects import Dialect, Fields, JsonRpc
 from trio_dispatch._link.events import Connected, ConnectionEvent, Disconnected, LinkEvents
 from trio_dispatch._link.instruments import Instrument, RequestRecord
-from trio_dispatch._link.link import Link
-from trio_dispatch._link.opening import open_link, run_link
-from trio_dispatch._link.supervisor import LinkStatistics
+from trio_dispatch._link.link import Link, LinkConnection
+from trio_dispatch._link.opening import DialectPing, WebSocketPing, open_link, run_link
+from trio_dispatch._link.statistics import LinkStatistics
+from trio_dispatch._link.stream import MessageStream
 from trio_dispatch._wire.definitions import JobType, WorkflowType
 from trio_dispatch._wire.errors import (
     AuthError,
@@ -68,6 +71,8 @@ __all__ = [
     "Connected",
     "ConnectionEvent",
     "ConnectionLost",
+    "Dialect",
+    "DialectPing",
     "Disconnected",
     "DispatchError",
     "EnqueueManyFailed",
@@ -77,9 +82,11 @@ __all__ = [
     "Event",
     "EventType",
     "FederationStats",
+    "Fields",
     "FinishedJobs",
     "Frame",
     "FrameType",
+    "Header",
     "InsecureTokenWarning",
     "Instrument",
     "InternalError",
@@ -89,15 +96,19 @@ __all__ = [
     "JobHandle",
     "JobState",
     "JobType",
+    "JsonRpc",
     "Link",
+    "LinkConnection",
     "LinkEvents",
     "LinkStatistics",
+    "MessageStream",
     "Method",
     "MethodNotSupported",
     "NotFound",
     "NotSupported",
     "PermissionDenied",
     "ProtocolError",
+    "QueryToken",
     "RequestError",
     "RequestRecord",
     "RequestTimeout",
@@ -113,6 +124,7 @@ __all__ = [
     "SubscriptionOverflow",
     "SubscriptionStatistics",
     "TimelineStep",
+    "WebSocketPing",
     "WorkflowFailed",
     "WorkflowRun",
     "WorkflowType",

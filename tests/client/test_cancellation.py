@@ -20,7 +20,7 @@ from tests.client.support import (
 from tests.shares import FIRST, STEP
 from trio_dispatch import Client, EnqueueRequest, Frame
 from trio_dispatch._client.opening import running
-from trio_dispatch._link.connection import GROUP, WINDOW
+from trio_dispatch._link.connection import GROUP
 from trio_dispatch._link.requests import Request
 from trio_dispatch.server import Server
 
@@ -300,7 +300,7 @@ async def test_no_more_than_256_requests_are_in_flight_whatever_they_are(
                 nursery.start_soon(subscribe, n)
                 nursery.start_soon(client.stats)
             await trio.testing.wait_all_tasks_blocked()
-            assert client.statistics().link.in_flight == WINDOW
+            assert client.statistics().link.in_flight == 256
         await trio.testing.wait_all_tasks_blocked()
         assert client.statistics().link.in_flight == 0
         server.drop_connections()

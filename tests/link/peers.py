@@ -7,14 +7,16 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import attrs
+import msgspec
 import trio
 import trio.testing
 import trio_websocket
 
-from trio_dispatch import Frame, Link
-from trio_dispatch._link.opening import make_supervisor
+from trio_dispatch import Dialect, ErrorBody, Frame, Link
+from trio_dispatch._link.opening import make_link
 from trio_dispatch._transport.block import in_background
 from trio_dispatch._wire.codecs import JSON, thaw
+from trio_dispatch._wire.errors import request_error
 
 
 @attrs.define(eq=False)
@@ -43,6 +45,30 @@ class Peer:
     async def vanish(self) -> None:
         """Drop the connection without a word."""
         await trio.aclose_forcefully(self.stream)
+
+
+class Frames(Dialect[Frame]):
+    """Frames as messages: any type will do, not only mappings."""
+
+    def encode(self, message: Frame) -> str:
+        return JSON.encode(message).decode()
+
+    def decode(self, payload: bytes) -> Frame:
+        return thaw(JSON.decode(payload))
+
+    def id_of(self, message: Frame) -> str | None:
+        return message.id or None
+
+    def with_id(self, message: Frame, number: int) -> Frame:
+        return msgspec.structs.replace(message, id=f"t{number}")
+
+    def answers(self, message: Frame) -> str | None:
+        return message.correl_id or None
+
+    def error_of(self, message: Frame) -> Exception | None:
+        if message.type != "error" and message.error is None:
+            return None
+        return request_error(message.error or ErrorBody())
 
 
 class FrameServer:
@@ -94,8 +120,9 @@ async def open_frame_server() -> AsyncGenerator[FrameServer, None]:
 
 
 @asynccontextmanager
-async def linked(server: FrameServer, **options: Any) -> AsyncGenerator[Link, None]:
+async def linked(server: FrameServer, **options: Any) -> AsyncGenerator[Link[Any], None]:
     """A link to *server*."""
-    supervisor = make_supervisor("ws://localhost/connect", server.connect, **options)
-    async with in_background(supervisor.run, Link(supervisor)) as link:
+    every: dict[str, Any] = {"dialect": Frames()} | options
+    supervisor, link = make_link("ws://localhost/connect", server.connect, **every)
+    async with in_background(supervisor.run, link):
         yield link

@@ -8,26 +8,28 @@ from contextlib import asynccontextmanager
 
 import pytest
 import trio
-from msgspec import Raw
 from trio.testing import wait_all_tasks_blocked
 
-from trio_dispatch._link.handler import LOG_PAUSE, WAITING, Handler, HandlerTask
+from trio_dispatch._link.handler import LOG_PAUSE, WAITING, Handler, HandlerTask, OnFull
+from trio_dispatch._link.interfaces import Room
 from trio_dispatch._wire.errors import ConnectionLost
-from trio_dispatch._wire.frames import Frame, WireFrame
+from trio_dispatch._wire.frames import Frame
 from trio_dispatch._wire.session import Ready
 
 LOG = logging.getLogger("tests.handler")
 
 
-def frame(n: int) -> WireFrame:
-    """A frame off the wire."""
-    return WireFrame(id=str(n), data=Raw(b'{"n":%d}' % n))
+def frame(n: int) -> Frame:
+    """A message."""
+    return Frame(id=str(n), data={"n": n})
 
 
 @asynccontextmanager
-async def handling(handler: Handler | None) -> AsyncIterator[HandlerTask]:
+async def handling(
+    handler: Handler | None, on_full: OnFull = "pause", room: Room | None = None
+) -> AsyncIterator[HandlerTask]:
     """A handler at work."""
-    task = HandlerTask(handler, LOG)
+    task = HandlerTask(handler, LOG, room, on_full)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(task.run)
         yield task
@@ -35,7 +37,7 @@ async def handling(handler: Handler | None) -> AsyncIterator[HandlerTask]:
         nursery.cancel_scope.cancel()
 
 
-async def test_a_plain_handler_gets_every_frame_in_order_with_its_data_decoded() -> None:
+async def test_a_plain_handler_gets_every_message_in_order() -> None:
     got: list[Frame] = []
     async with handling(got.append) as task:
         task.on_push(frame(1))
@@ -93,17 +95,6 @@ async def test_what_a_handler_raises_is_logged_and_the_next_frame_is_handled(
     assert "boom" in caplog.text
 
 
-async def test_data_that_cannot_be_read_is_logged_and_the_next_frame_is_handled(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    got: list[Frame] = []
-    async with handling(got.append) as task:
-        task.on_push(WireFrame(data=Raw(b"not json")))
-        task.on_push(frame(2))
-    assert [frame.id for frame in got] == ["2"]
-    assert len(caplog.records) == 1
-
-
 @pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])
 async def test_only_exceptions_are_caught(error: type[BaseException]) -> None:
     def handle(frame: Frame) -> None:
@@ -134,7 +125,7 @@ async def test_frames_beyond_the_queue_are_dropped_counted_and_logged_once_a_min
     caplog: pytest.LogCaptureFixture, autojump_clock: object
 ) -> None:
     got: list[Frame] = []
-    async with handling(got.append) as task:
+    async with handling(got.append, "drop") as task:
         for n in range(WAITING + 200):
             task.on_push(frame(n))
         assert task.dropped == 200
@@ -143,7 +134,7 @@ async def test_frames_beyond_the_queue_are_dropped_counted_and_logged_once_a_min
         for n in range(WAITING + 2):
             task.on_push(frame(n))
         assert len(caplog.records) == 2
-    assert len(got) == 2 * WAITING + 1
+    assert len(got) == 2 * WAITING
     assert "dropped so far: 201" in caplog.text
 
 
@@ -165,3 +156,20 @@ async def test_what_else_the_link_tells_needs_nothing() -> None:
         task.on_end(ConnectionLost("gone"))
         task.on_push(frame(1))
     assert len(got) == 1
+
+
+async def test_a_full_queue_loses_nothing_and_asks_for_a_pause() -> None:
+    got: list[Frame] = []
+    room = Room()
+    async with handling(got.append, room=room) as task:
+        for n in range(WAITING):
+            task.on_push(frame(n))
+        states = [room.is_full]
+        for n in range(WAITING, 3 * WAITING):  # what had been read already
+            task.on_push(frame(n))
+        states.append(room.is_full)
+        assert states == [False, True]
+        with trio.fail_after(5):
+            await room.wait()
+    assert [frame.id for frame in got] == [str(n) for n in range(3 * WAITING)]
+    assert task.dropped == 0

@@ -9,6 +9,8 @@ import trio_dispatch
 from trio_dispatch import ConnectFailed, ConnectionLost
 from trio_dispatch._link.reconnecting import Reconnecting
 from trio_dispatch._link.settings import LinkSettings
+from trio_dispatch._wire.codecs import JSON
+from trio_dispatch._wire.session import FrameSession
 from trio_dispatch._wire.url import parse_url
 from trio_dispatch.server import Identity, Server
 
@@ -18,6 +20,8 @@ LOST = ConnectionLost("the connection was lost")
 def reconnecting(attempts: int | None = None) -> Reconnecting:
     return Reconnecting(
         LinkSettings(
+            encode=JSON.encode,
+            new_session=FrameSession,
             addresses=(parse_url("ws://h/dwp", "ws"),),
             min_reconnect_delay=1,
             max_reconnect_delay=60,

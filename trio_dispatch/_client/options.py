@@ -142,6 +142,7 @@ def read_options(
         fail_first_connect=fail_first_connect,
         logger=logger or LOGGER,
         instruments=Instruments(instruments, logger),
+        encode=JSON.encode,
         new_session=lambda: DispatchSession(*_CODECS[format]),
         new_connection=_http_connection() if by_http else None,
     )

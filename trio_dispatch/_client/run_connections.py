@@ -149,7 +149,7 @@ class RunConnection:
             self._link.submit(request)
             self.blocked = True
             start.under_way.set()
-            answer = await request.wait(self._link.withdraw)
+            answer: WireFrame | None = await request.wait(self._link.withdraw)
         finally:
             answered = request.answer is not None or isinstance(request.error, RequestError)
             self.blocked = request.written and not answered

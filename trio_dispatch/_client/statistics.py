@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import attrs
 
-from trio_dispatch._link.supervisor import LinkStatistics
+from trio_dispatch._link.statistics import LinkStatistics
 
 
 @attrs.frozen(kw_only=True)

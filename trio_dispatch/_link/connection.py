@@ -16,7 +16,9 @@ from typing import Final
 
 import trio
 
-from trio_dispatch._link.interfaces import Owner
+from trio_dispatch._link.auth import apply_auth
+from trio_dispatch._link.interfaces import Owner, Session
+from trio_dispatch._link.life import Life
 from trio_dispatch._link.requests import Request
 from trio_dispatch._link.settings import DialSettings, Heartbeat
 from trio_dispatch._link.tokens import explain_refusal
@@ -33,26 +35,23 @@ from trio_dispatch._wire.errors import (
     ConnectFailed,
     ConnectionLost,
     ProtocolError,
-    request_error,
+    RequestError,
 )
 from trio_dispatch._wire.frames import ErrorCode, Message
-from trio_dispatch._wire.headers import complete_headers
 from trio_dispatch._wire.session import (
     Answer,
     Failure,
-    FrameSession,
     Outcome,
+    Part,
     Pong,
     Push,
     Ready,
     Refused,
+    Skipped,
     State,
     Stray,
 )
 from trio_dispatch._wire.url import Address
-
-WINDOW: Final = 256
-"""Requests in flight per connection; the server works through them one after another."""
 
 BATCH: Final = 64 * 1024
 """How many bytes of requests the writer takes at a time; a taken one can no longer be withdrawn."""
@@ -63,6 +62,9 @@ MANY: Final = 8
 GROUP: Final = 16
 """Waiting requests that are written without waiting for the writer's turn."""
 
+LOG_PAUSE: Final = 60.0
+"""Seconds between two lines in the log about messages that are skipped."""
+
 CLOSING_TIME: Final = 2.0
 """Seconds for the exchange of close frames."""
 
@@ -72,7 +74,7 @@ class Connection:
 
     def __init__(
         self,
-        session: FrameSession,
+        session: Session,
         owner: Owner,
         address: Address,
         settings: DialSettings,
@@ -88,6 +90,12 @@ class Connection:
         self.frames_sent = 0
         self.frames_received = 0
         self._owner = owner
+        self._room = owner.room
+        self._window = float("inf") if session.window is None else session.window
+        self._preparing = False
+        """Whether the connection is not yet for what waits: only for what prepares it."""
+        self._skipped_told_at = -float("inf")
+        self._nursery: trio.Nursery | None = None
         self._address = address
         self._settings = settings
         self._heartbeat = heartbeat
@@ -98,8 +106,7 @@ class Connection:
         self._established = trio.Event()
         self._closing = False
         self._idle_writer: trio.lowlevel.Task | None = None
-        self._last_life = 0.0
-        self._ping_written_at: float | None = None
+        self.life = Life(self)
 
     @property
     def last_ts(self) -> datetime | None:
@@ -144,6 +151,12 @@ class Connection:
         if self.written.get(request.id) is request:
             del self.written[request.id]
             self.session.forget(request.id)
+
+    def leave(self, request: Request) -> None:
+        """Tell a server that wants to know that nobody reads further answers to *request*."""
+        if self.ready:
+            self.session.leave(request.frame)
+            self.wake()
 
     def forget_all(self) -> list[Request]:
         """Nobody waits any more for anything that was written here; returns what that was."""
@@ -194,15 +207,19 @@ class Connection:
             self._end(exc)
             return
         settings = self._settings
-        headers = complete_headers(self._address, token, settings.headers, settings.user_agent)
+        self._nursery = nursery
+        address, headers = apply_auth(
+            settings.auth, self._address, token, settings.headers, settings.user_agent
+        )
         try:
             self._transport = await open_transport(
                 nursery,
-                self._address,
+                address,
                 headers=headers,
                 max_message_size=settings.max_message_size,
                 library=settings.library,
                 text_is_utf8=settings.text_is_utf8,
+                subprotocols=settings.subprotocols,
                 ssl_context=settings.ssl_context,
                 connector=settings.connector,
                 proxy=settings.proxies.get(self._address),
@@ -213,15 +230,17 @@ class Connection:
         except (OSError, TransportClosed, trio.BrokenResourceError) as exc:
             self._end(self._dial_error(exc))
             return
-        self._last_life = trio.current_time()
-        self.session.start(token)
-        if self.session.state is State.READY:
-            self._on_ready(Ready(None, "", None))
+        self.life.last = trio.current_time()
+        outcome = self.session.start(token)
         nursery.start_soon(self._write)
         nursery.start_soon(self._read)
+        if outcome is not None:
+            self._act(outcome)
+        if settings.idle_timeout is not None:
+            nursery.start_soon(self.life.watch_for_silence, settings.idle_timeout)
         if self._heartbeat is not None:
             await self._established.wait()
-            nursery.start_soon(self._watch_for_life, self._heartbeat)
+            nursery.start_soon(self.life.watch, self._heartbeat)
 
     def _end(self, reason: Exception | None) -> None:
         if not self._scope.cancel_called:
@@ -253,7 +272,7 @@ class Connection:
         assert self._transport is not None
         try:
             while True:
-                ping_goes_along = self._ping_written_at is None
+                ping_goes_along = self.life.ping_written_at is None
                 if self.session.in_flight > MANY:
                     # More callers are about to be woken by answers that have arrived, and their
                     # requests can go along (measured: 15 % less CPU on trio-websocket).
@@ -264,7 +283,7 @@ class Connection:
                     await self._transport.send(messages)
                     self.frames_sent += len(messages)
                     if ping_goes_along:
-                        self._ping_written_at = trio.current_time()
+                        self.life.ping_written_at = trio.current_time()
                 elif self._closing:
                     break
                 elif self._transport.pending:
@@ -283,8 +302,8 @@ class Connection:
         if self.ready:
             outbox = self._owner.outbox
             debug = self._log.isEnabledFor(logging.DEBUG)
-            while session.bytes_to_send < BATCH and session.in_flight < WINDOW:
-                request = outbox.take(window_full=False)
+            while session.bytes_to_send < BATCH and session.in_flight < self._window:
+                request = outbox.take(window_full=self._preparing)
                 if request is None:
                     break
                 self._put_on_the_wire(request)
@@ -320,7 +339,7 @@ class Connection:
         try:
             while True:
                 messages = await self._transport.receive()
-                self._last_life = trio.current_time()
+                self.life.last = trio.current_time()
                 self.frames_received += len(messages)
                 debug = self._log.isEnabledFor(logging.DEBUG)
                 for message in messages:
@@ -334,6 +353,8 @@ class Connection:
                     or len(self._owner.outbox)
                 ):
                     self.wake()
+                if self._room is not None and self._room.is_full:
+                    await self._room.wait()
         except TransportClosed as exc:
             self._lost(str(exc))
         except ProtocolError as exc:
@@ -347,14 +368,21 @@ class Connection:
             self._owner.on_settled(request, outcome.frame, None)
         elif isinstance(outcome, Failure):
             request = self.written.pop(outcome.id)
-            error = request_error(outcome.error, request.frame.method)
+            error = self.session.error_for(outcome, request.frame)
             self._owner.on_settled(request, None, error)
+        elif isinstance(outcome, Part):
+            self._on_part(outcome)
         elif isinstance(outcome, Ready):
             self._on_ready(outcome)
         elif isinstance(outcome, Refused):
-            self._end(explain_refusal(request_error(outcome.error, "auth"), self._token))
+            refusal = self.session.refusal(outcome)
+            if isinstance(refusal, RequestError):
+                refusal = explain_refusal(refusal, self._token)
+            self._end(refusal)
         elif isinstance(outcome, Stray):
             self._owner.on_stray(outcome.frame)
+        elif isinstance(outcome, Skipped):
+            self._tell_of_skipped(outcome.why)
         else:
             assert isinstance(outcome, Pong)  # a sign of life like any other frame
 
@@ -362,8 +390,41 @@ class Connection:
         self.was_ready = True
         self._established.set()
         self._scope.deadline = float("inf")
+        on_connect = self._owner.on_connect
+        self._preparing = on_connect is not None
         self._owner.on_ready(ready)
+        if on_connect is not None:
+            assert self._nursery is not None
+            self._nursery.start_soon(self._prepare, on_connect)
         self.wake()
+
+    async def _prepare(self, on_connect: Callable[[], Awaitable[None]]) -> None:
+        """Let users prepare the connection, and then send what waits."""
+        try:
+            await on_connect()
+        except Exception as exc:  # noqa: BLE001 - users' code
+            if not self._scope.cancel_called:
+                self._log.exception("on_connect failed")
+                self._lost(f"on_connect failed: {exc}")
+        else:
+            self._preparing = False
+            self.wake()
+
+    def _on_part(self, part: Part) -> None:
+        request = self.written[part.id]
+        if request.on_part is not None:
+            request.on_part(part.frame)
+            return
+        # Whoever asked expects one answer, and this is the first.
+        del self.written[part.id]
+        self.session.answered(part.id)
+        self._owner.on_settled(request, part.frame, None)
+
+    def _tell_of_skipped(self, why: str) -> None:
+        now = trio.current_time()
+        if now >= self._skipped_told_at + LOG_PAUSE:
+            self._skipped_told_at = now
+            self._log.warning("%s; it is skipped", why)
 
     def _lost(self, how: str) -> None:
         if self._closing:
@@ -373,68 +434,33 @@ class Connection:
         else:
             self._end(ConnectFailed(f"cannot connect to {self._address.shown}: {how}"))
 
-    # The heartbeat.
+    # What the heartbeat asks for.
 
-    async def _watch_for_life(self, heartbeat: Heartbeat) -> None:
-        """Ping a peer that is silent for an interval; give up one that is dead (design rule 6).
+    @property
+    def stuck_since(self) -> float | None:
+        """Since when a write makes no progress."""
+        return None if self._transport is None else self._transport.stuck_since
 
-        Dead is a peer that shows no sign of life for a timeout after the ping was written, and one
-        that takes no byte of a write for a timeout, whatever else arrives from it.
-        """
-        asked_at: float | None = None
-        silent_since = self._last_life
-        while True:
-            if self._last_life != silent_since:
-                silent_since, asked_at = self._last_life, None
-            now = trio.current_time()
-            if not self.ready:
-                return  # closing, which has a deadline of its own
-            if asked_at is None and now >= silent_since + heartbeat.interval:
-                asked_at, self._ping_written_at = now, None
-                self.session.ping()
-                self.wake()
-            verdict = self._death(heartbeat, asked_at)
-            if verdict <= now:
-                if await self._is_dead(heartbeat, asked_at, silent_since):
-                    return
-                continue
-            # A ping that is answered at once is followed by the next after an interval.
-            pause = (
-                now + heartbeat.interval
-                if asked_at is not None
-                else silent_since + heartbeat.interval
-            )
-            # A write that gets stuck meanwhile is noticed after two timeouts at the latest.
-            await trio.sleep_until(min(verdict, pause, now + heartbeat.timeout))
+    @property
+    def held_up(self) -> bool:
+        """Whether nothing is read because nobody has room for it: then nobody is dead."""
+        return self._room is not None and self._room.is_full
 
-    def _death(self, heartbeat: Heartbeat, asked_at: float | None) -> float:
-        """When the peer will be dead, if nothing happens until then."""
-        assert self._transport is not None
-        stuck_since = self._transport.stuck_since
-        since = float("inf") if stuck_since is None else stuck_since
-        if asked_at is not None:
-            # The time for an answer runs from when the ping is written. Until then a write is
-            # under way, which has as long to advance.
-            since = min(since, self._ping_written_at or stuck_since or asked_at)
-        return since + heartbeat.timeout
-
-    async def _is_dead(
-        self, heartbeat: Heartbeat, asked_at: float | None, silent_since: float
-    ) -> bool:
-        """Judge a peer whose time is over, and record the verdict."""
-        # Its answer may have arrived while this process was not running: let the reader, the
-        # writer, and the library under them, have one more turn before judging.
-        for _ in range(5):
-            await trio.lowlevel.checkpoint()
-        if self._last_life != silent_since:
-            asked_at = None
-        now = trio.current_time()
-        if self._death(heartbeat, asked_at) > now:
-            return False
-        assert self._transport is not None
-        stuck_since = self._transport.stuck_since
-        if stuck_since is not None and stuck_since + heartbeat.timeout <= now:
-            self._lost(f"a write has made no progress for {now - stuck_since:.3g} s")
+    def send_ping(self, *, by_session: bool) -> None:
+        """Send a ping of the session's, or a WebSocket ping."""
+        if by_session:
+            self.session.ping()
         else:
-            self._lost(f"no sign of life for {now - silent_since:.3g} s")
-        return True
+            assert self._nursery is not None
+            self.life.ping_written_at = trio.current_time()
+            self._nursery.start_soon(self._ping_transport)
+        self.wake()
+
+    async def _ping_transport(self) -> None:
+        assert self._transport is not None
+        await self._transport.ping(self.wake)
+        self.life.last = trio.current_time()
+
+    def on_dead(self, how: str) -> None:
+        """The peer is dead."""
+        self._lost(how)

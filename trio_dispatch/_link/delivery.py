@@ -7,7 +7,7 @@ with ``maybe_delivered=True``.
 
 from __future__ import annotations
 
-from trio_dispatch._link.requests import Lane, Request
+from trio_dispatch._link.requests import Lane, Request, subject
 from trio_dispatch._wire.errors import ConnectionLost
 
 
@@ -19,8 +19,9 @@ def is_sent_again(request: Request) -> bool:
 
 def lost(request: Request, reason: str) -> ConnectionLost:
     """The error for a written request that is not sent again."""
-    subject = request.frame.method or "the frame"
-    return ConnectionLost(f"{subject} was sent, and may have been carried out: {reason}", True)
+    return ConnectionLost(
+        f"{subject(request)} was sent, and may have been carried out: {reason}", True
+    )
 
 
 def prepare_again(request: Request) -> None:

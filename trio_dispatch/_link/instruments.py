@@ -14,7 +14,7 @@ import attrs
 import trio
 
 from trio_dispatch._link.events import ConnectionEvent
-from trio_dispatch._link.requests import Request
+from trio_dispatch._link.requests import Request, subject
 from trio_dispatch._wire.models import Event
 
 
@@ -91,7 +91,7 @@ class Instruments:
 
     def watch(self, request: Request) -> None:
         """Tell of *request* now, and when it has ended."""
-        record = RequestRecord(request.frame.method, trio.current_time())
+        record = RequestRecord(subject(request), trio.current_time())
         self._tell(lambda instrument: instrument.request_started(record))
 
         def ended(outcome: str) -> None:

@@ -8,34 +8,140 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from datetime import datetime
-from typing import Protocol
+from typing import Any, Protocol
+
+import trio
 
 from trio_dispatch._link.requests import Outbox, Request
 from trio_dispatch._wire.errors import DispatchError
-from trio_dispatch._wire.frames import WireFrame
-from trio_dispatch._wire.session import Ready
+from trio_dispatch._wire.frames import Message
+from trio_dispatch._wire.session import Failure, Outcome, Ready, Refused, State
+
+
+class Session(Protocol):
+    """What a connection asks of its session, which alone knows what messages mean.
+
+    The outcomes of ``receive`` and ``start`` are those of ``_wire/session``.
+    """
+
+    window: int | None
+    """How many requests may be in flight; None for any number."""
+    last_ts: datetime | None
+    """The server's clock at the last message that named it."""
+
+    @property
+    def state(self) -> State:
+        """Where the session stands."""
+        ...
+
+    @property
+    def in_flight(self) -> int:
+        """How many requests are written and not answered."""
+        ...
+
+    @property
+    def has_urgent_data(self) -> bool:
+        """Whether the session itself has something to say."""
+        ...
+
+    @property
+    def bytes_to_send(self) -> int:
+        """The size of what `data_to_send` would return now, without what is urgent."""
+        ...
+
+    def start(self, token: str | None) -> Outcome | None:
+        """Begin. Returns `Ready` if nothing has to be said first."""
+
+    def request(self, message: Any, text: bytes | None = None) -> str:
+        """Send a request, and expect its answer. Returns its id."""
+        ...
+
+    def send(self, message: Any) -> None:
+        """Send a message that expects nothing."""
+
+    def ping(self) -> str:
+        """Send a ping ahead of everything else."""
+        ...
+
+    def forget(self, id: str) -> None:
+        """Nobody waits for the answer to *id* any more."""
+
+    def answered(self, id: str) -> None:
+        """The request *id* expects no further answer."""
+
+    def leave(self, request: Any) -> None:
+        """Nobody reads the answers to *request* any more."""
+
+    def data_to_send(self) -> list[Message]:
+        """Take the messages to write now, in order."""
+        ...
+
+    def receive(self, payload: bytes | str) -> list[Outcome]:
+        """Take a message that arrived. Raises `ProtocolError` if the session cannot go on."""
+        ...
+
+    def error_for(self, failure: Failure, message: Any) -> Exception:
+        """The error for the caller of the request *message*."""
+        ...
+
+    def refusal(self, refused: Refused) -> Exception:
+        """The error of a refused session."""
+        ...
+
+
+class Room:
+    """Whether everything that arrives can be stored; while it cannot, nothing is read."""
+
+    def __init__(self) -> None:
+        self._full: set[object] = set()
+        self._changed = trio.lowlevel.ParkingLot()
+
+    @property
+    def is_full(self) -> bool:
+        """Whether somebody has no room left."""
+        return bool(self._full)
+
+    def block(self, who: object) -> None:
+        """*who* has no room left."""
+        self._full.add(who)
+
+    def unblock(self, who: object) -> None:
+        """*who* has room again, or needs none any more."""
+        self._full.discard(who)
+        if not self._full:
+            self._changed.unpark_all()
+
+    async def wait(self) -> None:
+        """Wait until there is room."""
+        while self._full:
+            await self._changed.park()
 
 
 class Owner(Protocol):
     """What a connection asks of the supervisor that opened it, and reports to it."""
 
     outbox: Outbox
+    room: Room | None
+    """Whether what arrives can be stored; None: it always can."""
+
+    @property
+    def on_connect(self) -> Callable[[], Awaitable[None]] | None:
+        """Runs on each new connection, before what waits to be sent goes out."""
+        ...
 
     def on_ready(self, ready: Ready) -> None:
         """The session is established; nothing but credits has been queued yet."""
 
-    def on_settled(
-        self, request: Request, answer: WireFrame | None, error: Exception | None
-    ) -> None:
+    def on_settled(self, request: Request, answer: Any, error: Exception | None) -> None:
         """A request is done."""
 
-    def on_push(self, frame: WireFrame) -> None:
+    def on_push(self, frame: Any) -> None:
         """An event came."""
 
     def on_channel_lost(self, channel: str) -> None:
         """A channel's events come no more, although the connection stays. Only HTTP does that."""
 
-    def on_stray(self, frame: WireFrame) -> None:
+    def on_stray(self, frame: Any) -> None:
         """A frame came that nobody waits for."""
 
 
@@ -67,6 +173,9 @@ class AnyConnection(Protocol):
     def forget(self, request: Request) -> None:
         """Nobody waits any more for the answer to a request that was written here."""
 
+    def leave(self, request: Request) -> None:
+        """Tell a server that wants to know that nobody reads further answers to *request*."""
+
     def forget_all(self) -> list[Request]:
         """Nobody waits any more for anything that was written here; returns what that was."""
         ...
@@ -93,10 +202,10 @@ class Observer(Protocol):
     def on_channel_lost(self, channel: str) -> None:
         """A channel's events come no more, although the connection stays."""
 
-    def on_push(self, frame: WireFrame) -> None:
+    def on_push(self, frame: Any) -> None:
         """An event came."""
 
-    def on_stray(self, frame: WireFrame) -> None:
+    def on_stray(self, frame: Any) -> None:
         """A frame came that nobody waits for."""
 
     def on_end(self, error: DispatchError | None) -> None:

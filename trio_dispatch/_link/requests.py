@@ -14,12 +14,11 @@ import math
 from collections import OrderedDict
 from collections.abc import Callable
 from enum import IntEnum
-from typing import Final
+from typing import Any, Final
 
 import trio
 
 from trio_dispatch._wire.errors import RequestTimeout
-from trio_dispatch._wire.frames import Frame, WireFrame
 
 
 class Lane(IntEnum):
@@ -37,7 +36,7 @@ class Request:
 
     Args:
         frame: what to send.
-        text: its JSON text, where that is known already: a request is encoded once.
+        text: its encoding, where that is known already: a request is encoded once.
         safe: whether it may be sent once more if the connection drops under it.
         answered: whether an answer is expected; without, it is done when it is written.
         lane: which frames it goes before.
@@ -57,6 +56,7 @@ class Request:
         "lane",
         "on_done",
         "on_end",
+        "on_part",
         "safe",
         "text",
         "written",
@@ -64,7 +64,7 @@ class Request:
 
     def __init__(
         self,
-        frame: Frame,
+        frame: Any,
         text: bytes | None = None,
         *,
         safe: bool = False,
@@ -78,6 +78,8 @@ class Request:
         self.answered = answered
         self.lane = lane
         self.on_done = on_done
+        self.on_part: Callable[[Any], None] | None = None
+        """Called with each answer but the last, for a request that gets several."""
         self.on_end: Callable[[str], None] | None = None
         """Told how it ended, whoever waits for it: for instruments."""
         self.id = ""
@@ -87,7 +89,7 @@ class Request:
         """How many connections dropped after it was written to them."""
         self.deadline = math.inf
         self.finished = False
-        self.answer: WireFrame | None = None
+        self.answer: Any = None
         self.error: Exception | None = None
         self._task: trio.lowlevel.Task | None = None
 
@@ -96,7 +98,7 @@ class Request:
         """Whether the server may have seen it."""
         return self.written or self.drops > 0
 
-    def finish(self, answer: WireFrame | None = None, error: Exception | None = None) -> None:
+    def finish(self, answer: Any = None, error: Exception | None = None) -> None:
         """Settle the request, once; wakes who waits for it."""
         if self.finished:
             return
@@ -123,7 +125,7 @@ class Request:
         if on_end is not None:
             on_end(outcome)
 
-    async def wait(self, give_up: Callable[[Request], None]) -> WireFrame | None:
+    async def wait(self, give_up: Callable[[Request], None]) -> Any:
         """Wait until the request is done, and return its answer (None if it expects none).
 
         Cancelled, it calls *give_up* first. A checkpoint.
@@ -146,6 +148,12 @@ class Request:
         if self.error is not None:
             raise self.error
         return self.answer
+
+
+def subject(request: Request) -> str:
+    """Name what *request* asks for, for messages: its method or type."""
+    message = request.frame
+    return getattr(message, "method", "") or getattr(message, "type", "") or "the message"
 
 
 class Outbox:
@@ -236,11 +244,10 @@ class Outbox:
 
 def timed_out(request: Request, timeout: float) -> RequestTimeout:
     """The error for a request without an answer."""
-    subject = request.frame.method or request.frame.type or "frame"
     if request.maybe_delivered:
         fate = "it was sent, so the server may still carry it out"
     else:
         fate = "it was never sent (no connection, or too many requests in flight)"
     return RequestTimeout(
-        f"{subject}: no answer within {timeout:g} s; {fate}", request.maybe_delivered
+        f"{subject(request)}: no answer within {timeout:g} s; {fate}", request.maybe_delivered
     )

@@ -7,18 +7,18 @@ import logging
 import os
 import ssl
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Final
+from typing import Any, Final
 
 import attrs
 
+from trio_dispatch._link.auth import Auth
 from trio_dispatch._link.instruments import Instruments
-from trio_dispatch._link.interfaces import AnyConnection, Owner
+from trio_dispatch._link.interfaces import AnyConnection, Owner, Room, Session
 from trio_dispatch._link.tokens import TokenProvider
 from trio_dispatch._transport.proxies import check_can_connect
 from trio_dispatch._transport.tls import default_context
 from trio_dispatch._transport.websocket import Connector, Library, choose_library
 from trio_dispatch._wire.proxies import Proxy, proxy_for
-from trio_dispatch._wire.session import FrameSession
 from trio_dispatch._wire.url import Address, parse_url
 
 USER_AGENT: Final = f"trio-dispatch/{importlib.metadata.version('trio-dispatch')}"
@@ -32,6 +32,8 @@ class Heartbeat:
 
     interval: float
     timeout: float
+    by_session: bool = True
+    """Whether the session has pings of its own; without, WebSocket pings are sent."""
 
 
 @attrs.frozen(kw_only=True)
@@ -47,6 +49,10 @@ class DialSettings:
     connect_timeout: float = 10.0
     max_message_size: int = 16 * 1024 * 1024
     library: Library = attrs.field(factory=lambda: choose_library("auto"))
+    auth: Auth = "bearer"
+    subprotocols: tuple[str, ...] = ()
+    idle_timeout: float | None = None
+    """Seconds without any message after which a peer is given up."""
     text_is_utf8: bool = True
     """Whether servers keep to it that text is UTF-8; msgpack comes as text that is not."""
 
@@ -68,7 +74,11 @@ class LinkSettings:
     fail_first_connect: bool = True
     logger: logging.Logger = LOGGER
     instruments: Instruments = attrs.field(factory=Instruments)
-    new_session: Callable[[], FrameSession] = FrameSession
+    new_session: Callable[[], Session]
+    encode: Callable[[Any], bytes]
+    """Turns a message into text, and refuses what cannot be sent."""
+    room: Room | None = None
+    """Whether what arrives can be stored; None: it always can."""
     new_connection: (
         Callable[[Owner, Address, DialSettings, logging.Logger], AnyConnection] | None
     ) = None

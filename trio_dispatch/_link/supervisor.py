@@ -19,11 +19,10 @@ from __future__ import annotations
 
 import itertools
 import sys
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from types import TracebackType
-from typing import cast
+from typing import Any
 
-import attrs
 import trio
 
 from trio_dispatch._link.connection import Connection
@@ -39,9 +38,9 @@ from trio_dispatch._link.interfaces import AnyConnection, Observer
 from trio_dispatch._link.reconnecting import Reconnecting, together
 from trio_dispatch._link.requests import Lane, Outbox, Request, timed_out
 from trio_dispatch._link.settings import DialSettings, LinkSettings
+from trio_dispatch._link.statistics import LinkStatistics
 from trio_dispatch._link.tokens import Tokens
 from trio_dispatch._transport.block import Blocks, interrupt_in
-from trio_dispatch._wire.codecs import JSON
 from trio_dispatch._wire.errors import (
     AuthError,
     ClientClosed,
@@ -51,33 +50,11 @@ from trio_dispatch._wire.errors import (
     InternalError,
     fresh,
 )
-from trio_dispatch._wire.frames import Frame, WireFrame
 from trio_dispatch._wire.session import Ready
 from trio_dispatch._wire.url import Address
 
 if sys.version_info < (3, 11):  # pragma: no cover
     from exceptiongroup import BaseExceptionGroup
-
-
-@attrs.frozen(kw_only=True)
-class LinkStatistics:
-    """What a link has done and is doing."""
-
-    connected: bool
-    connections: int
-    """Connections established so far."""
-    dials: int
-    """Dials so far, failed ones included."""
-    queued: int
-    """Frames that wait to be written."""
-    in_flight: int
-    """Requests that are written and not answered."""
-    frames_sent: int
-    frames_received: int
-    strays: int
-    """Frames that came and were neither events nor answers to anything that is still waited for."""
-    handler_dropped: int
-    """Frames that the handler was too slow for."""
 
 
 class Supervisor:
@@ -92,6 +69,9 @@ class Supervisor:
         self.on_push = observer.on_push
         """An event arrived. The observer's own method, because events are many."""
         self.outbox = Outbox()
+        self.room = settings.room
+        self.on_connect: Callable[[], Awaitable[None]] | None = None
+        """Runs on each new connection, before what waits is sent."""
         self._connection: AnyConnection | None = None
         self._scope = trio.CancelScope()
         self._closing = False
@@ -204,9 +184,9 @@ class Supervisor:
         """Whether a block raises, or has raised, the error that ended the link."""
         return self._blocks.used
 
-    def check_frame(self, frame: Frame) -> bytes:
-        """Refuse what could not be written, before it is queued. Returns the frame's JSON text."""
-        text = JSON.encode(frame)
+    def check_frame(self, frame: Any) -> bytes:
+        """Refuse what could not be written, before it is queued. Returns its text."""
+        text = self._settings.encode(frame)
         if len(text) > self._settings.dial.max_message_size:
             raise ValueError(
                 f"the frame is {len(text):,} bytes, more than max_message_size "
@@ -214,12 +194,12 @@ class Supervisor:
             )
         return text
 
-    def ask(self, request: Request) -> Awaitable[WireFrame]:
+    def ask(self, request: Request) -> Awaitable[Any]:
         """`call` for a request that is answered."""
         assert request.answered
-        return cast("Awaitable[WireFrame]", self.call(request))
+        return self.call(request)
 
-    async def call(self, request: Request) -> WireFrame | None:
+    async def call(self, request: Request) -> Any:
         """Queue *request* and wait for its answer; None if it expects none."""
         # What is submitted may be written on the spot: a caller that is cancelled already sends
         # nothing.
@@ -229,11 +209,12 @@ class Supervisor:
         assert answer is not None or not request.answered
         return answer
 
-    def submit(self, request: Request) -> None:
+    def submit(self, request: Request, *, timed: bool = True) -> None:
         """Queue *request*. Whoever waits for it is woken when it is done."""
         if self._ended or self._closing:
             self.check_open()
-        self.watch(request)
+        if timed:
+            self.watch(request)
         if self._instruments:
             self._instruments.watch(request)
         self.outbox.put(request)
@@ -259,6 +240,12 @@ class Supervisor:
         self.outbox.remove(request)
         if request.written and self._connection is not None:
             self._connection.forget(request)
+
+    def leave(self, request: Request) -> None:
+        """Nobody reads the further answers to *request*."""
+        if request.written and self._connection is not None:
+            self._connection.leave(request)
+        self.withdraw(request)
 
     def close(self) -> None:
         """Begin to close. A plain call; `aclose` waits as well."""
@@ -310,9 +297,7 @@ class Supervisor:
         self._up.set()
         self._settled.set()
 
-    def on_settled(
-        self, request: Request, answer: WireFrame | None, error: Exception | None
-    ) -> None:
+    def on_settled(self, request: Request, answer: Any, error: Exception | None) -> None:
         """A request is done."""
         self.outbox.unwatch(request)
         request.finish(answer, error)
@@ -321,7 +306,7 @@ class Supervisor:
         """A channel's events come no more."""
         self._observer.on_channel_lost(channel)
 
-    def on_stray(self, frame: WireFrame) -> None:
+    def on_stray(self, frame: Any) -> None:
         """A frame came that nobody waits for."""
         self._strays += 1
         self._observer.on_stray(frame)

@@ -61,7 +61,7 @@ class DispatchSession(FrameSession):
         self._early_pings: deque[WireFrame] = deque(maxlen=EARLY_PINGS)
         self._credits = 0
 
-    def start(self, token: str | None) -> None:
+    def start(self, token: str | None) -> Outcome | None:
         """Authenticate: the first frame, and always JSON text (protocol, "Session")."""
         self._expect(State.NEW)
         self._state = State.AUTHENTICATING
@@ -75,6 +75,7 @@ class DispatchSession(FrameSession):
         # The answer comes in the agreed format already, so until it does both are expected:
         # the binary codecs recognize JSON by its first byte.
         self._codec = self._formats[self._wish]
+        return None
 
     def _request_encoding(self, frame: Frame) -> str:
         if _only_grants(frame):

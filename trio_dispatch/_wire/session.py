@@ -34,17 +34,18 @@ import itertools
 from collections import OrderedDict, deque
 from datetime import datetime
 from enum import Enum
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
 from trio_dispatch._wire.codecs import JSON, Codec, UndecodableFrame
-from trio_dispatch._wire.errors import InternalError, ProtocolError
+from trio_dispatch._wire.errors import DispatchError, InternalError, ProtocolError, request_error
 from trio_dispatch._wire.frames import (
     ErrorBody,
     Frame,
     FrameType,
     Message,
+    Method,
     WireFrame,
 )
 
@@ -83,23 +84,36 @@ class Ready(msgspec.Struct, frozen=True):
 
 
 class Refused(msgspec.Struct, frozen=True):
-    """The server refused ``auth``, and will drop the connection."""
+    """The server refused the session, and will drop the connection."""
 
-    error: ErrorBody
+    error: ErrorBody | DispatchError
 
 
 class Answer(msgspec.Struct, frozen=True):
     """The response to a request that is still waited for."""
 
     id: str
-    frame: WireFrame
+    frame: Any
 
 
 class Failure(msgspec.Struct, frozen=True):
     """The error that answers a request that is still waited for."""
 
     id: str
-    error: ErrorBody
+    error: ErrorBody | Exception
+
+
+class Part(msgspec.Struct, frozen=True):
+    """An answer to a request that gets more of them."""
+
+    id: str
+    frame: Any
+
+
+class Skipped(msgspec.Struct, frozen=True):
+    """A message that means nothing, and was skipped."""
+
+    why: str
 
 
 class Pong(msgspec.Struct, frozen=True):
@@ -111,16 +125,16 @@ class Pong(msgspec.Struct, frozen=True):
 class Push(msgspec.Struct, frozen=True):
     """An event that the server sent unasked."""
 
-    frame: WireFrame
+    frame: Any
 
 
 class Stray(msgspec.Struct, frozen=True):
     """A frame that answers nothing and is no event."""
 
-    frame: WireFrame
+    frame: Any
 
 
-Outcome = Ready | Refused | Answer | Failure | Pong | Push | Stray
+Outcome = Ready | Refused | Answer | Part | Failure | Pong | Push | Stray | Skipped
 
 
 class Owed(Enum):
@@ -136,6 +150,9 @@ class Owed(Enum):
 
 class FrameSession:
     """Correlation of frames by ``id`` and ``correl_id``, with no word about their meaning."""
+
+    window: int | None = 256
+    """Requests in flight; a Dispatch server works through them one after another."""
 
     def __init__(self, codec: Codec = JSON) -> None:
         self._codec = codec
@@ -171,10 +188,11 @@ class FrameSession:
         """The size of the requests that `data_to_send` would return now."""
         return self._request_bytes
 
-    def start(self, token: str | None) -> None:  # noqa: ARG002 (for sessions with ``auth``)
+    def start(self, token: str | None) -> Outcome | None:  # noqa: ARG002 (for ``auth``)
         """Begin. The session of a server without ``auth`` is ready at once."""
         self._expect(State.NEW)
         self._state = State.READY
+        return Ready(None, "", None)
 
     def request(self, frame: Frame, text: bytes | None = None) -> str:
         """Send *frame* and expect its answer.
@@ -270,6 +288,26 @@ class FrameSession:
         self._unanswered.clear()
         self.data_to_send()
         return ids
+
+    # Errors.
+
+    def error_for(self, failure: Failure, message: Frame) -> Exception:
+        """The error for the caller of the request *message*."""
+        if isinstance(failure.error, Exception):
+            return failure.error
+        return request_error(failure.error, message.method)
+
+    def refusal(self, refused: Refused) -> Exception:
+        """The error of a refused session."""
+        if isinstance(refused.error, Exception):
+            return refused.error
+        return request_error(refused.error, Method.AUTH)
+
+    def answered(self, id: str) -> None:
+        """Every request here has one answer, which ends it."""
+
+    def leave(self, request: Frame) -> None:
+        """No request here has several answers."""
 
     # What a frame of a type means. The DWP session puts states in front of this.
 

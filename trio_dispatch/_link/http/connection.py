@@ -119,6 +119,9 @@ class HttpConnection:
             del self.written[request.id]
             self._scopes[request.id].deadline = trio.current_time() + UNWANTED_TIME
 
+    def leave(self, request: Request) -> None:
+        """No request by HTTP has several answers."""
+
     def forget_all(self) -> list[Request]:
         """Nobody waits any more for anything that was sent here; returns what that was."""
         requests = list(self.written.values())

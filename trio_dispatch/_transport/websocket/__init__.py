@@ -70,6 +70,7 @@ async def open_transport(
     max_message_size: int,
     library: Library = "trio-websocket",
     text_is_utf8: bool = True,
+    subprotocols: Sequence[str] = (),
     ssl_context: ssl.SSLContext | None = None,
     connector: Connector | None = None,
     proxy: Proxy | None = None,
@@ -86,6 +87,7 @@ async def open_transport(
         max_message_size: bytes; a larger message ends the connection.
         library: which one does it.
         text_is_utf8: without, text messages may hold any bytes, and come as bytes.
+        subprotocols: to offer, the best one first.
         ssl_context: for ``wss://``.
         connector: instead of dialling TCP.
         proxy: what leads to *address*.
@@ -103,12 +105,23 @@ async def open_transport(
             from trio_dispatch._transport.websocket import websockets_transport
 
             return await websockets_transport.upgrade(
-                wire, address, headers, max_message_size, text_is_utf8=text_is_utf8
+                wire,
+                address,
+                headers,
+                max_message_size,
+                subprotocols,
+                text_is_utf8=text_is_utf8,
             )
         from trio_dispatch._transport.websocket import trio_websocket_transport
 
         return await trio_websocket_transport.upgrade(
-            nursery, wire, address, headers, max_message_size, text_is_utf8=text_is_utf8
+            nursery,
+            wire,
+            address,
+            headers,
+            max_message_size,
+            subprotocols,
+            text_is_utf8=text_is_utf8,
         )
     except BaseException:
         await close_now(wire)

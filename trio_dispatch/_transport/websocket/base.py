@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from trio_dispatch._wire.answers import Headers, describe_answer
@@ -70,6 +70,13 @@ class Transport(Protocol):
             TransportClosed: the connection is over.
         """
         ...
+
+    async def ping(self, wake: Callable[[], None]) -> None:
+        """Send a WebSocket ping, and wait for its pong, or for the end of the connection.
+
+        Args:
+            wake: called when the ping is `pending`, for the task that sends.
+        """
 
     async def aclose(self) -> None:
         """Close politely: a close frame, and the peer's. Only deadlines bound this wait.

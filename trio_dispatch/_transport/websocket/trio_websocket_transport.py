@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import trio
@@ -34,6 +34,7 @@ async def upgrade(
     address: Address,
     headers: Sequence[tuple[str, str]],
     max_message_size: int,
+    subprotocols: Sequence[str] = (),
     *,
     text_is_utf8: bool,
 ) -> TrioWebSocketTransport:
@@ -60,6 +61,7 @@ async def upgrade(
                         host_header,
                         address.resource,
                         extra_headers=[(name.encode(), value.encode()) for name, value in others],
+                        subprotocols=list(subprotocols),
                         message_queue_size=QUEUED_MESSAGES,
                         max_message_size=max_message_size,
                         receive_buffer_size=READ_SIZE,
@@ -231,6 +233,11 @@ class TrioWebSocketTransport:
         if not messages:
             raise TransportClosed(self._how_it_ended())
         return messages
+
+    async def ping(self, wake: Callable[[], None]) -> None:  # noqa: ARG002
+        """The library sends it by itself."""
+        with contextlib.suppress(trio_websocket.ConnectionClosed):
+            await self._ws.ping()
 
     async def aclose(self) -> None:
         """Close politely."""

@@ -13,13 +13,14 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import trio
 from websockets.client import ClientProtocol
 from websockets.frames import Frame, Opcode
 from websockets.protocol import State
+from websockets.typing import Subprotocol
 from websockets.uri import parse_uri
 
 from trio_dispatch._transport.closing import close_now
@@ -55,6 +56,7 @@ async def upgrade(
     address: Address,
     headers: Sequence[tuple[str, str]],
     max_message_size: int,
+    subprotocols: Sequence[str] = (),
     *,
     text_is_utf8: bool,
 ) -> WebsocketsTransport:
@@ -62,7 +64,12 @@ async def upgrade(
     scheme = "wss" if address.secure else "ws"
     uri = parse_uri(f"{scheme}://{address.host_header}{address.resource}")
     # No extensions: a Dispatch server agrees to none.
-    protocol = ClientProtocol(uri, max_size=max_message_size, logger=_logger)
+    protocol = ClientProtocol(
+        uri,
+        max_size=max_message_size,
+        logger=_logger,
+        subprotocols=[Subprotocol(name) for name in subprotocols] or None,
+    )
     request = protocol.connect()
     host, others = split_host(address, tuple(headers))
     del request.headers["Host"]
@@ -100,6 +107,7 @@ class WebsocketsTransport:
         self._ending: str | None = None
         """How the connection ended, once it has."""
         self._over = trio.Event()
+        self._pong = trio.Event()
 
     @property
     def stuck_since(self) -> float | None:
@@ -189,6 +197,15 @@ class WebsocketsTransport:
         messages, self._received = self._received, []
         return messages
 
+    async def ping(self, wake: Callable[[], None]) -> None:
+        """Queue a ping for the task that sends, and wait for a pong."""
+        if self._protocol.state is State.OPEN:
+            self._pong = trio.Event()
+            self._protocol.send_ping(b"")
+            self._collect()
+            wake()
+            await self._pong.wait()
+
     async def aclose(self) -> None:
         """Close politely. `receive`, in its own task, sees the peer's close frame."""
         try:
@@ -226,7 +243,9 @@ class WebsocketsTransport:
         for frame in self._protocol.events_received():
             if not isinstance(frame, Frame) or self._ending is not None:
                 continue
-            if frame.opcode is Opcode.CLOSE:
+            if frame.opcode is Opcode.PONG:
+                self._pong.set()
+            elif frame.opcode is Opcode.CLOSE:
                 self._end(self._how_it_ended())
             elif frame.opcode in _DATA:
                 if frame.opcode is not Opcode.CONT:
