@@ -294,7 +294,7 @@ def test_a_timeout_says_what_became_of_the_request() -> None:
 
 
 @pytest.mark.parametrize(
-    ("frame", "subject"), [(Frame(type=FrameType.PING), "ping"), (Frame(), "frame")]
+    ("frame", "subject"), [(Frame(type=FrameType.PING), "ping"), (Frame(), "the message")]
 )
 def test_a_timeout_names_a_frame_without_a_method_as_well_as_it_can(
     frame: Frame, subject: str
