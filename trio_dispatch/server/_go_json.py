@@ -14,6 +14,7 @@ from __future__ import annotations
 import re
 import typing
 from functools import cache
+from types import NoneType
 from typing import Any, ClassVar, Final, TypeVar
 
 import msgspec
@@ -416,7 +417,7 @@ class _Reader:
         found: dict[str, Any],
     ) -> None:
         raw = self._text[place[0] : place[1]]
-        inner: Any = next(part for part in typing.get_args(kind) if part is not type(None))
+        inner: Any = next(part for part in typing.get_args(kind) if part is not NoneType)
         if raw[0] != "{":
             self._mismatch(type, path, name, raw, f"{_PACKAGE}.{_name(inner)}")
             return
