@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 from dataclasses import dataclass
@@ -232,12 +233,18 @@ def test_a_damaged_frame_is_a_frame_or_undecodable(
         '{"error": null, "credits": "7"}',
         '{"id": "\ud800"}',
         b'{"id": "\xff"}',
-        '{"data": ' + "[" * 100_000 + "]" * 100_000 + "}",
     ],
 )
 def test_what_is_no_frame_is_undecodable_json(payload: bytes | str) -> None:
     with pytest.raises(UndecodableFrame):
         JSON.decode(payload)
+
+
+def test_what_nests_deeply_is_read_or_undecodable() -> None:
+    """How deep it may be is the interpreter's: from 3.15 on, as deep as there is room."""
+    for codec in (JSON, MSGPACK):
+        with contextlib.suppress(UndecodableFrame):
+            codec.decode('{"data": ' + "[" * 100_000 + "]" * 100_000 + "}")
 
 
 def packed(**fields: object) -> bytes:

@@ -580,13 +580,18 @@ def test_a_frame_out_of_place_ends_the_session() -> None:
     assert session.state is State.CLOSED
 
 
-def test_an_answer_to_auth_that_nests_too_deeply_is_a_breach() -> None:
+def test_an_answer_to_auth_that_nests_deeply_is_a_breach_or_an_answer() -> None:
     # Inside msgpack the data is JSON text that nobody has looked at.
     session = DispatchSession(MSGPACK)
     session.start("secret")
     data = b'{"x":' + b"[" * 100_000 + b"]" * 100_000 + b"}"
-    with pytest.raises(ProtocolError, match="answer to auth"):
-        session.receive(msgpack.packb({"type": "response", "data": data}) or b"")
+    # From Python 3.15 on there is room for that many levels; then it is an answer without a format.
+    try:
+        (outcome,) = session.receive(msgpack.packb({"type": "response", "data": data}) or b"")
+    except ProtocolError as exc:
+        assert "answer to auth" in str(exc)
+    else:
+        assert isinstance(outcome, Ready)
 
 
 # Formats.

@@ -16,6 +16,7 @@ import trio
 from trio_dispatch._client.client import Client
 from trio_dispatch._client.options import ClientSettings, read_options
 from trio_dispatch._transport.block import in_background
+from trio_dispatch._transport.needs_trio import check_trio
 from trio_dispatch._transport.websocket import Connector
 
 P = ParamSpec("P")
@@ -104,6 +105,7 @@ def _connecting(
     read: Callable[P, ClientSettings],
 ) -> Callable[Concatenate[trio.Nursery, P], Coroutine[object, object, Client]]:
     async def connect_client(nursery: trio.Nursery, /, *args: P.args, **kwargs: P.kwargs) -> Client:
+        check_trio("connect_client()")
         client = Client(_checked("connect_client", read, *args, **kwargs))
         await nursery.start(run_alone, client)
         return client

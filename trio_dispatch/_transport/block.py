@@ -17,6 +17,7 @@ from typing import Any, Protocol, TypeVar
 import trio
 
 from trio_dispatch._transport.groups import leaves
+from trio_dispatch._transport.needs_trio import check_trio
 from trio_dispatch._wire.errors import fresh
 
 if sys.version_info < (3, 11):  # pragma: no cover
@@ -108,6 +109,7 @@ async def open_background() -> AsyncGenerator[trio.Nursery, None]:
     error comes out alone, unless the body raised one. KeyboardInterrupt and SystemExit win,
     wherever they were raised.
     """
+    check_trio()
     from_body: BaseException | None = None
     from_nursery: BaseException | None = None
     try:

@@ -18,6 +18,7 @@ import httpx
 import trio
 
 from trio_dispatch._transport.httpx_tools import Once, make_transport
+from trio_dispatch._transport.needs_trio import check_trio
 from trio_dispatch._transport.proxies import check_can_connect
 from trio_dispatch._transport.reasons import why
 from trio_dispatch._transport.tls import context_for
@@ -288,6 +289,7 @@ async def open_client(
         ValueError: there is no key, the URL is none, or a variable that names a proxy or
             certificates makes no sense.
     """
+    check_trio("remote.open_client()")
     key, source = find_key(api_key)
     url = find_url(api_url)
     address = parse_url(url, "http", "https")

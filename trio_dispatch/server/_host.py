@@ -15,6 +15,7 @@ import attrs
 import trio
 
 from trio_dispatch._transport.block import open_background
+from trio_dispatch._transport.needs_trio import check_trio
 
 
 class Work(Protocol):
@@ -55,6 +56,7 @@ class Host:
 
         Errors come out as for `open_background`.
         """
+        check_trio("the embedded server")
         around = self._around()
         if around is not None:
             yield around.nursery

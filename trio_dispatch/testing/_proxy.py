@@ -17,6 +17,7 @@ import trio
 
 from trio_dispatch._transport.block import open_background
 from trio_dispatch._transport.closing import close_now
+from trio_dispatch._transport.needs_trio import check_trio
 from trio_dispatch._transport.pipe import PipeEnd, pipe
 
 Direction = Literal["to_server", "to_client"]
@@ -137,6 +138,7 @@ class FaultyProxy:
             host: where to listen.
             port: where to listen; 0 for a free one.
         """
+        check_trio("FaultyProxy")
         parts = urlsplit(url)
         target = parts.hostname or "127.0.0.1"
         target_port = parts.port or (443 if parts.scheme in ("wss", "https") else 80)
