@@ -89,6 +89,8 @@ def test_there_is_one_authorization() -> None:
     with pytest.raises(ValueError, match="and headers= an Authorization"):
         check_one_authorization([WITH_USER], (("Authorization", "x"),))
     check_one_authorization([HERE], (("Authorization", "x"),))
+    check_one_authorization([WITH_USER], (("Host", "x"),))
+    assert read_headers({"Host": "a", "Authorization": "b"})
 
 
 def test_host_and_user_agent_are_the_users_if_set() -> None:

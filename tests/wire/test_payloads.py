@@ -237,6 +237,18 @@ def test_nothing_is_lost_in_silence(value: Any) -> None:
     assert count(msgspec.json.decode(text)) == count(value)
 
 
+def test_what_dumps_itself_is_asked_for_its_json() -> None:
+    class Dumps:
+        def __init__(self, text: str) -> None:
+            self.text = text
+
+        def model_dump_json(self) -> str:
+            return self.text
+
+    for text in ('{"a":1}', '{"a":null}'):
+        assert bytes(encode_payload([Dumps(text)], "the payload")).decode() == f"[{text}]"
+
+
 def test_pydantic_models_write_their_own_json() -> None:
     pydantic = pytest.importorskip("pydantic")
 

@@ -147,6 +147,7 @@ def test_a_variable_that_makes_no_sense_is_named_and_no_secret_shown(value: str)
 
 def test_a_password_is_decoded_and_not_shown() -> None:
     proxy = read_proxy("socks5://us%65r:s3cr3t%40@[::1]:9/", "HTTPS_PROXY")
+    assert proxy.is_socks
     assert (proxy.user, proxy.password) == ("user", "s3cr3t@")
     assert proxy.shown == "the proxy socks5://[::1]:9 (HTTPS_PROXY)"
     assert "s3cr3t" not in repr(proxy)

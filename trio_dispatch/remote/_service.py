@@ -19,6 +19,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from trio_dispatch._transport.block import in_background
 from trio_dispatch._transport.http_streams import StreamTransport
+from trio_dispatch._transport.needs_trio import check_trio
 from trio_dispatch._transport.pipe import pipe
 from trio_dispatch._wire.arguments import check_count, check_seconds
 from trio_dispatch._wire.url import Address, parse_url
@@ -257,6 +258,7 @@ async def open_service(
         OSError: it cannot listen there.
         TypeError, ValueError: an argument cannot work.
     """
+    check_trio("remote.open_service()")
     key, _ = find_key(api_key)
     signer = Signer(
         Ed25519PrivateKey.generate() if signing_key is None else read_signing_key(signing_key)

@@ -81,6 +81,7 @@ def test_a_new_stream_that_does_not_bring_what_the_old_one_brings_is_dead() -> N
     assert overlap.old_brought("early", 0.5) == ["early"]  # perhaps before it was in force
     assert overlap.next_look() == PROOF_TIME
     assert overlap.old_brought("a", 2) == ["a"]
+    assert overlap.old_brought("b", 3) == ["b"]
     assert overlap.next_look() == 2 + GRACE
     assert overlap.judge(2 + GRACE) is Verdict.NEW_IS_DEAD
 
