@@ -11,6 +11,7 @@ import trio
 
 import trio_dispatch
 from trio_dispatch._transport.extras import require
+from trio_dispatch.server import Server
 
 NEEDED = [
     ("trio_dispatch.server", "server", ["h11", "websockets"]),
@@ -57,6 +58,12 @@ async def test_a_misspelt_option_names_the_function_and_the_right_one() -> None:
     assert str(caught.value) == (
         "open_client() got an unexpected keyword argument 'tokn'; did you mean 'token'?"
     )
+    server = Server({})
+    with pytest.raises(
+        TypeError, match=r"^open_client\(\) got an unexpected keyword argument 'tokn'"
+    ):
+        async with server.open_client(token="a", **wrong):
+            pass
     async with trio.open_nursery() as nursery:
         with pytest.raises(TypeError, match=r"^connect_client\(\) got an unexpected keyword .*'"):
             await trio_dispatch.connect_client(nursery, "ws://localhost/", **wrong)

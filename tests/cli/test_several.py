@@ -157,7 +157,7 @@ async def test_many_that_count_at_once_count_right(autojump_clock: trio.testing.
         found.append(await count_servers([opener] * CONNECTIONS))
 
     async with cluster.run(), trio.open_nursery() as nursery:
-        for _ in range(6):
+        for _ in range(5):  # no multiple of 3: then each would get one server only
             nursery.start_soon(count)
-    assert max(found) == 3
-    assert found.count(3) >= 4  # two that meet again and again may take others for their own
+    # Those that meet again and again may take others' topics for their own, and count too few.
+    assert 1 < min(found) <= max(found) == 3

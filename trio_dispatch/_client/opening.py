@@ -73,7 +73,8 @@ def open_over(
 ) -> AbstractAsyncContextManager[Client]:
     """`open_client`, but reaching the server by *connector* instead of TCP."""
     options.setdefault("proxy", None)
-    return running(Client(read_options(*args, **options).over(connector)))
+    settings = _checked("open_client", read_options, *args, **options)
+    return running(Client(settings.over(connector)))
 
 
 async def run_alone(

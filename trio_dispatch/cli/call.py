@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ssl
 from datetime import timedelta
 from typing import Annotated
 
@@ -63,10 +62,6 @@ def call(
             return Exit.REFUSED
         except ValueError as exc:
             raise UsageError(str(exc)) from exc
-        except (FileNotFoundError, ssl.SSLError) as exc:
-            raise UsageError(
-                f"the certificates that SSL_CERT_FILE or SSL_CERT_DIR names cannot be used: {exc}"
-            ) from exc
         chosen(output).show({"id": id}, lambda: [id])
         return Exit.OK
 

@@ -33,7 +33,7 @@ LOOKS: Final = 12
 """After so many looks that do not agree, two connections count as one server's."""
 
 PAUSE: Final = 0.2
-"""Seconds at most until the next look, after one that told nothing."""
+"""Seconds at most until the second look, if the first one told nothing; later ones wait longer."""
 
 Opener: TypeAlias = Callable[[], AbstractAsyncContextManager[Client]]
 
@@ -61,7 +61,7 @@ async def _others_servers(
     """Those of *others* that are not on the server of *first*."""
     same = dict.fromkeys(others, 0)
     elsewhere = dict.fromkeys(others, 0)
-    for _ in range(LOOKS):
+    for look in range(LOOKS):
         open_ones = [c for c in others if max(same[c], elsewhere[c]) < AGREEING]
         if not open_ones:
             break
@@ -79,7 +79,7 @@ async def _others_servers(
             elsewhere[client] = elsewhere[client] + 1 if is_elsewhere else 0
             told = told and (is_same or is_elsewhere)
         if not told:
-            await trio.sleep(random.uniform(0, PAUSE))
+            await trio.sleep(random.uniform(0, PAUSE * (look + 1)))
     return [client for client in others if elsewhere[client] >= AGREEING]
 
 

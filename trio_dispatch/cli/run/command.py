@@ -16,6 +16,7 @@ from rich.console import Console, RenderableType
 from rich.live import Live
 from rich.text import Text
 
+from trio_dispatch._transport.groups import leaves
 from trio_dispatch.cli.exits import Exit, UsageError
 from trio_dispatch.cli.output import OutputOptions, chosen, print_cut, print_line
 from trio_dispatch.cli.screen import PlainOption, is_live
@@ -105,8 +106,13 @@ async def _run(options: _Options, console: Console | None, out: OutputOptions) -
         except OSError as exc:
             text = f"cannot listen on port {options.port}: {exc.strerror or exc}"
             raise UsageError(text) from exc
-        except ValueError as exc:
-            raise UsageError(str(exc)) from exc
+        except Exception as exc:
+            # What it is made with cannot be used: an argument, or certificates that a variable
+            # names. The latter comes out of a nursery, in a group.
+            wrong = next((leaf for leaf in leaves(exc) if isinstance(leaf, ValueError)), None)
+            if wrong is None:
+                raise
+            raise UsageError(str(wrong)) from exc
         variables = environment(service, options.endpoint or free_address())
         program = Program(
             options.command, variables, piped=console is not None, quiet=out.for_programs
