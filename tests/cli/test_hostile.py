@@ -118,6 +118,15 @@ def without_certificates(command: Command) -> set[Exit]:
     return {AWAY, USAGE} if command.connects else {command.code}
 
 
+def with_proxy(*codes: Exit) -> Expected:
+    """*codes* for commands that connect; `call` connects to another service."""
+
+    def expected(command: Command) -> set[Exit]:
+        return set(codes) if command.connects or command.line.startswith("call") else {command.code}
+
+    return expected
+
+
 def without_input(command: Command) -> set[Exit]:
     return {USAGE} if command.payload else {command.code}
 
@@ -244,6 +253,9 @@ VARIABLES: Final = [
               SSL_CERT_FILE="/no/such.pem", SSL_CERT_DIR="/no/such"),
     variables("certificates are none", without_certificates, DISPATCH_URL="{tls}",
               SSL_CERT_FILE="/dev/null"),
+    variables("proxy is nonsense", with_proxy(USAGE), ALL_PROXY=f"socks://u:{SECRET}@x"),
+    variables("proxy away", with_proxy(AWAY), ALL_PROXY=f"http://u:{SECRET}@127.0.0.1:1"),
+    variables("NO_PROXY is nonsense", with_proxy(USAGE), ALL_PROXY="http://p", NO_PROXY="a/b"),
     variables("profile away", without_server(USAGE), DISPATCH_PROFILE="prod", DISPATCH_URL=""),
     variables("configuration is a folder", without_server(USAGE), DISPATCH_URL="",
               TRIO_DISPATCH_CONFIG="/"),
@@ -392,7 +404,7 @@ def name_of(value: Case | Command) -> str:
 
 
 def test_each_list_has_forty_surroundings_and_each_command_its_turn() -> None:
-    assert [len(found) for found in LISTS.values()] == [40, 40]
+    assert [len(found) for found in LISTS.values()] == [40, 43]
     for name in LISTS:
         assert {command for _, command in chosen(name)} == set(COMMANDS)
 

@@ -160,7 +160,11 @@ class ServerOptions:
         Raises:
             UsageError: that is no URL of a server, or the token cannot be had.
         """
-        return connect(self.urls, self.find_token(), reconnect=reconnect, hear_all=hear_all)
+        token = self.find_token()
+        try:
+            return connect(self.urls, token, reconnect=reconnect, hear_all=hear_all)
+        except ModuleNotFoundError as exc:  # of an extra, which it names
+            raise UsageError(str(exc)) from exc
 
 
 def shown_url(url: str) -> str:
@@ -230,6 +234,7 @@ def connect(
     hear_all: bool = False,
     format: Literal["json", "msgpack"] = "json",
     warn: bool = True,
+    proxy: str | None = "env",
 ) -> AbstractAsyncContextManager[Client]:
     """Open a client for one command: without *reconnect*, a lost connection ends it.
 
@@ -251,11 +256,12 @@ def connect(
                 reconnect=reconnect,
                 events_from="all" if hear_all else "connection",
                 format=format,
+                proxy=proxy,
                 logger=logger,
             )
         except (TypeError, ValueError) as exc:
-            # A token that cannot be sent is refused in words of its own.
-            about = "" if "token" in str(exc) else "--url: "
+            # Tokens that cannot be sent, and variables that make no sense, are named as such.
+            about = "--url: " if "URL" in str(exc) else ""
             raise UsageError(f"{about}{exc}") from exc
     for warning in caught if warn else ():
         complain(f"warning: {warning.message}")

@@ -166,7 +166,8 @@ async def _demo(options: _Options) -> Exit:
             urls, where = [url], f"{where}, {url}"
         lines = None if options.live else PlainView()
         board = Board(options.plan, None if lines is None else lines.line)
-        client = await stack.enter_async_context(connect(urls, token))
+        proxy = "env" if options.urls else None  # none leads to this process
+        client = await stack.enter_async_context(connect(urls, token, proxy=proxy))
         if lines is not None:
             lines.text(f"trio-dispatch demo, {where}")
         try:
