@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from types import TracebackType
 from typing import Final, cast
 
 import attrs
-import trio
 
 from trio_dispatch._link.mailbox import Mailbox
+from trio_dispatch._transport.receiving import BlockChannel
 
 EVENTS_KEPT: Final = 1_024
 """Connection events kept for a reader that is behind; then the oldest is dropped."""
@@ -87,7 +86,7 @@ class Announcer:
             events.mailbox.end(*self._ended)
 
 
-class LinkEvents(trio.abc.ReceiveChannel[ConnectionEvent]):
+class LinkEvents(BlockChannel[ConnectionEvent]):
     """A stream of `Connected` and `Disconnected`, for use as an async context manager.
 
     It begins, with the present state, when its block is entered, and can be entered once.
@@ -96,9 +95,9 @@ class LinkEvents(trio.abc.ReceiveChannel[ConnectionEvent]):
     def __init__(
         self, attach: Callable[[LinkEvents], None], detach: Callable[[LinkEvents], None]
     ) -> None:
+        super().__init__("client.connection_events()")
         self._attach = attach
         self._detach = detach
-        self._entered = False
         self.mailbox: Mailbox[ConnectionEvent] = Mailbox(EVENTS_KEPT, "drop_oldest")
 
     @property
@@ -106,46 +105,21 @@ class LinkEvents(trio.abc.ReceiveChannel[ConnectionEvent]):
         """Events lost because nobody read them."""
         return self.mailbox.dropped
 
-    async def __aenter__(self) -> LinkEvents:
-        """Begin to listen. A checkpoint."""
-        if self._entered:
-            raise RuntimeError("a stream of connection events can be entered once; open another")
-        self._entered = True
-        await trio.lowlevel.checkpoint()
+    async def _open(self) -> None:
         self._attach(self)
-        return self
 
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._leave()
-        # No checkpoint: leaving never turns what the body raised into Cancelled.
+    def _close(self) -> None:
+        self._detach(self)
+        self.mailbox.close()
 
     async def receive(self) -> ConnectionEvent:
         """Wait for the next event. Cancelled, it takes nothing.
 
         Raises:
-            RuntimeError: its block has not been entered.
+            RuntimeError: the block has not been entered.
             trio.EndOfChannel: the link was closed.
             DispatchError: the link ended by this error.
-            trio.ClosedResourceError: the block has been left.
+            trio.ClosedResourceError: the block has exited.
         """
-        if not self._entered:
-            await trio.lowlevel.checkpoint()
-            raise RuntimeError(
-                "enter the stream first: async with client.connection_events() as events"
-            )
+        self._check_inside()
         return cast("ConnectionEvent", await self.mailbox.receive())
-
-    async def aclose(self) -> None:
-        """Stop listening. Idempotent."""
-        self._entered = True
-        self._leave()
-        await trio.lowlevel.checkpoint()
-
-    def _leave(self) -> None:
-        self._detach(self)
-        self.mailbox.close()
