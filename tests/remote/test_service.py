@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import socket
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
@@ -157,24 +159,48 @@ async def test_what_never_gets_better_ends_as_a_timeout_with_its_cause(
     assert events[-1].type == "ended"
 
 
+class NoNames(trio.abc.HostnameResolver):
+    """Knows no name but this machine's."""
+
+    async def getaddrinfo(self, host: Any, port: Any, *rest: Any, **options: Any) -> Any:
+        if host not in ("127.0.0.1", b"127.0.0.1"):
+            raise socket.gaierror(socket.EAI_NONAME, "there is no such name")
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", int(port)))]
+
+    async def getnameinfo(self, sockaddr: Any, flags: int) -> Any:
+        raise NotImplementedError
+
+
 async def test_what_cannot_be_reached_says_why() -> None:
-    async with remote.open_service(expiration=0.5) as service, service.open_client() as client:
+    trio.socket.set_custom_hostname_resolver(NoNames())  # of this run of trio alone
+    send, receive = trio.open_memory_channel[remote.CallInfo](math.inf)
 
-        async def cause(url: str) -> str:
-            outcome = await service.wait(await client.dispatch(Call(url, "f")))
-            assert outcome.status is Status.TIMEOUT
-            assert outcome.error is not None
-            return outcome.error.message
+    def on_event(event: remote.CallEvent) -> None:
+        if event.type == "retrying":
+            send.send_nowait(event.call)
 
-        with trio.socket.socket() as held:
-            await held.bind(("127.0.0.1", 0))
-            port = held.getsockname()[1]
-            assert f"TCP_ERROR: cannot connect to http://127.0.0.1:{port}: " in await cause(
-                f"http://127.0.0.1:{port}"
-            )
-        assert "DNS_ERROR: cannot connect to" in await cause("http://no.such.host.invalid")
-        async with Endpoint(f"http://127.0.0.1:{port}").serve() as url:
-            assert "TLS_ERROR: cannot connect to" in await cause(url.replace("http", "https"))
+    async def cause(url: str) -> tuple[Status | None, str]:
+        async with (
+            remote.open_service(on_event=on_event) as service,
+            service.open_client() as client,
+        ):
+            await client.dispatch(Call(url, "f"))
+            info = await receive.receive()
+            assert info.error is not None
+            return info.status, info.error.message
+
+    with trio.socket.socket() as held:
+        await held.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{held.getsockname()[1]}"
+        status, message = await cause(url)
+        assert status is Status.TCP_ERROR
+        assert message.startswith(f"cannot connect to {url}: ")
+    status, message = await cause("http://no.such.host")
+    assert status is Status.DNS_ERROR
+    assert message.startswith("cannot connect to http://no.such.host: ")
+    async with Endpoint().serve() as url:
+        status, message = await cause(url.replace("http", "https"))
+        assert status is Status.TLS_ERROR
 
 
 async def test_an_answer_that_is_too_large_is_not_read_to_its_end(
