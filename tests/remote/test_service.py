@@ -490,6 +490,24 @@ async def test_a_tail_call_goes_on_under_the_same_id_at_its_own_endpoint(
         assert two.http[0].headers["host"] == "b.example"
 
 
+async def test_what_a_function_waited_for_is_not_given_to_the_one_that_goes_on(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    tail = RunResponse(status=Status.OK)
+    tail.exit.tail_call.CopyFrom(Call(URL, "g").message())
+    endpoint, results = polling(
+        poll(2, min_results=2, max_results=1),  # one of two results, and then
+        proto(tail),
+        poll(1, min_results=1, max_results=10),
+        value("done"),
+    )
+    async with serving(endpoint) as served:
+        outcome = await served.outcome(CALL)
+        assert (outcome.value, outcome.function, len(outcome.children)) == ("done", "g", 3)
+        assert [shown(result) for _, result in results] == [[(100, 10)], [(100, 10)]]
+        assert [round(when) for when, _ in results] == [2, 3]
+
+
 async def test_a_tail_call_may_change_the_expiration_and_must_be_right(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
