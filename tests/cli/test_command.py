@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import re
 import signal
 import socket
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -132,6 +134,61 @@ def test_url_and_token_run_it_on_another_server(
         out, errors = capsys.readouterr()
         assert errors == ""
         assert "Everything was skipped" in out.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("answer", "code"), [("n\n", Exit.FAILED), ("", Exit.FAILED), ("y\n", Exit.NO_CONNECTION)]
+)
+def test_the_demo_asks_before_it_leaves_anything_on_a_server_that_is_not_its_own(
+    answer: str,
+    code: Exit,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    arguments = ["demo", "--url", "ws://127.0.0.1:1/dwp", "--token", "token"]
+    assert main(arguments) == Exit.USAGE  # there is no terminal, so nobody can be asked
+    errors = capsys.readouterr().err
+    assert errors.startswith("trio-dispatch: The demo enqueues up to 37 jobs (demo-send-email, …)")
+    assert errors.endswith("nobody can delete them. Say --yes if that is all right\n")
+
+    stdin = io.StringIO(answer)
+    for stream in (stdin, sys.stderr):
+        monkeypatch.setattr(stream, "isatty", lambda: True)
+    monkeypatch.setattr("sys.stdin", stdin)
+    assert main(arguments) == code
+    errors = capsys.readouterr().err
+    assert "starts a run of demo-order-pipeline on ws://127.0.0.1:1/dwp." in errors
+    assert "Go on? [y/N] " in errors
+    assert ("nothing was done" in errors) == (code is Exit.FAILED)
+
+
+def test_ctrl_c_leaves_no_job_running_on_another_server() -> None:
+    server = foreign_server()  # which knows none of the names
+    with serving(server) as url:
+        arguments = ["demo", "--yes", "--url", url, "--token", "token"]
+        process = subprocess.Popen(
+            [*COMMAND, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        # It asks for each of its five jobs again and again, so by then it knows them all.
+        deadline = time.monotonic() + 20
+        while server.statistics().frames < 40 and time.monotonic() < deadline:
+            time.sleep(0.02)
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=20)
+    assert process.returncode == Exit.INTERRUPTED
+    assert errors == (
+        "trio-dispatch: 5 jobs that had not ended were cancelled\ntrio-dispatch: interrupted\n"
+    )
+    assert [job.state for job in server.jobs()] == ["cancelled"] * 5
+
+
+def test_the_demo_needs_no_server_and_obeys_no_variable(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DISPATCH_URL", "ws://127.0.0.1:1/dwp")
+    monkeypatch.setenv("DISPATCH_PROFILE", "no-such-profile")
+    assert main(["demo", "--speed", "50"]) == Exit.OK
+    assert capsys.readouterr().out.startswith("trio-dispatch demo, embedded server, ws://127")
 
 
 def test_nobody_listening_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
