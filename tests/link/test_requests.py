@@ -1,4 +1,4 @@
-"""Requests and the outbox: who waits, what is written next, and when time is up."""
+"""Requests and the queue: who waits, what is written next, and when time is up."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from trio.testing import MockClock, assert_checkpoints, wait_all_tasks_blocked
 
-from trio_dispatch._link.requests import Lane, Outbox, Request, timed_out
+from trio_dispatch._link.requests import Lane, Request, RequestQueue, timed_out
 from trio_dispatch._wire.errors import ConnectionLost
 from trio_dispatch._wire.frames import Frame, FrameType, WireFrame
 
@@ -141,140 +141,140 @@ def test_what_was_ever_written_may_have_been_delivered(
     assert asked.maybe_delivered is maybe
 
 
-# The outbox.
+# The queue.
 
 
-def write_all(outbox: Outbox) -> list[Request]:
+def write_all(queue: RequestQueue) -> list[Request]:
     """Take everything as the writer does."""
     taken: list[Request] = []
-    while (next_one := outbox.peek(window_full=False)) is not None:
-        outbox.remove(next_one)
+    while (next_one := queue.peek(window_full=False)) is not None:
+        queue.remove(next_one)
         taken.append(next_one)
     return taken
 
 
 def test_lanes_go_in_their_order_and_each_in_the_order_of_arrival() -> None:
-    outbox = Outbox()
+    queue = RequestQueue()
     calls = [request(), request()]
     again = [request(Lane.AGAIN), request(Lane.AGAIN)]
     restoring = [request(Lane.RESTORE), request(Lane.RESTORE)]
     for one in zip(calls, again, restoring, strict=True):
         for asked in one:
-            outbox.put(asked)
-    assert len(outbox) == 6
-    assert write_all(outbox) == [*restoring, *again, *calls]
-    assert len(outbox) == 0
-    assert outbox.peek(window_full=False) is None
+            queue.put(asked)
+    assert len(queue) == 6
+    assert write_all(queue) == [*restoring, *again, *calls]
+    assert len(queue) == 0
+    assert queue.peek(window_full=False) is None
 
 
 def test_looking_at_the_next_one_does_not_take_it() -> None:
-    outbox, asked = Outbox(), request()
-    outbox.put(asked)
-    assert outbox.peek(window_full=False) is asked
-    assert outbox.peek(window_full=False) is asked
-    assert asked in outbox
-    outbox.remove(asked)
-    assert asked not in outbox
+    queue, asked = RequestQueue(), request()
+    queue.put(asked)
+    assert queue.peek(window_full=False) is asked
+    assert queue.peek(window_full=False) is asked
+    assert asked in queue
+    queue.remove(asked)
+    assert asked not in queue
 
 
 def test_when_the_window_is_full_only_subscriptions_go_out() -> None:
-    outbox = Outbox()
-    outbox.put(request())
-    outbox.put(request(Lane.AGAIN))
-    assert outbox.peek(window_full=True) is None
+    queue = RequestQueue()
+    queue.put(request())
+    queue.put(request(Lane.AGAIN))
+    assert queue.peek(window_full=True) is None
     restoring = request(Lane.RESTORE)
-    outbox.put(restoring)
-    assert outbox.peek(window_full=True) is restoring
+    queue.put(restoring)
+    assert queue.peek(window_full=True) is restoring
 
 
 def test_what_is_removed_is_never_written() -> None:
-    outbox = Outbox()
+    queue = RequestQueue()
     asked = [request() for _ in range(3)]
     for one in asked:
-        outbox.put(one)
-    outbox.remove(asked[1])
-    outbox.remove(asked[1])
-    outbox.remove(request())
-    assert write_all(outbox) == [asked[0], asked[2]]
+        queue.put(one)
+    queue.remove(asked[1])
+    queue.remove(asked[1])
+    queue.remove(request())
+    assert write_all(queue) == [asked[0], asked[2]]
 
 
 def test_clearing_a_lane_leaves_the_others() -> None:
-    outbox = Outbox()
+    queue = RequestQueue()
     restoring, call = request(Lane.RESTORE), request()
-    outbox.put(restoring)
-    outbox.put(call)
-    outbox.clear(Lane.RESTORE)
-    assert restoring not in outbox
-    assert write_all(outbox) == [call]
+    queue.put(restoring)
+    queue.put(call)
+    queue.clear(Lane.RESTORE)
+    assert restoring not in queue
+    assert write_all(queue) == [call]
 
 
 def test_draining_takes_everything_in_order() -> None:
-    outbox = Outbox()
+    queue = RequestQueue()
     call, restoring = request(), request(Lane.RESTORE)
-    outbox.put(call)
-    outbox.put(restoring)
-    assert outbox.drain() == [restoring, call]
-    assert len(outbox) == 0
-    assert outbox.drain() == []
+    queue.put(call)
+    queue.put(restoring)
+    assert queue.drain() == [restoring, call]
+    assert len(queue) == 0
+    assert queue.drain() == []
 
 
 @given(st.lists(st.tuples(st.sampled_from(Lane), st.booleans()), max_size=20))
 def test_what_is_put_and_not_removed_is_written_once(plan: list[tuple[Lane, bool]]) -> None:
-    outbox, kept = Outbox(), []
+    queue, kept = RequestQueue(), []
     for lane, stays in plan:
         asked = request(lane)
-        outbox.put(asked)
+        queue.put(asked)
         if stays:
             kept.append(asked)
         else:
-            outbox.remove(asked)
-    assert len(outbox) == len(kept)
-    assert write_all(outbox) == sorted(kept, key=lambda asked: asked.lane.value)
+            queue.remove(asked)
+    assert len(queue) == len(kept)
+    assert write_all(queue) == sorted(kept, key=lambda asked: asked.lane.value)
 
 
 # Deadlines.
 
 
 async def test_deadlines_pass_one_after_another(autojump_clock: MockClock) -> None:
-    outbox = Outbox()
-    assert outbox.next_deadline() is None
+    queue = RequestQueue()
+    assert queue.next_deadline() is None
     asked = [request() for _ in range(3)]
     start = trio.current_time()
     for one in asked:
-        outbox.watch(one, 10)
+        queue.watch(one, 10)
         await trio.sleep(1)
     assert [one.deadline - start for one in asked] == [10, 11, 12]
-    assert outbox.next_deadline() == start + 10
-    assert outbox.expired(start + 9.9) == []
-    assert outbox.expired(start + 11) == asked[:2]
-    assert outbox.expired(start + 11) == []
-    assert outbox.next_deadline() == start + 12
+    assert queue.next_deadline() == start + 10
+    assert queue.expired(start + 9.9) == []
+    assert queue.expired(start + 11) == asked[:2]
+    assert queue.expired(start + 11) == []
+    assert queue.next_deadline() == start + 12
 
 
 async def test_a_request_that_is_done_has_no_deadline(autojump_clock: MockClock) -> None:
-    outbox, first, second = Outbox(), request(), request()
+    queue, first, second = RequestQueue(), request(), request()
     assert first.deadline == math.inf
-    outbox.watch(first, 10)
-    outbox.watch(second, 20)
-    outbox.unwatch(first)
-    outbox.unwatch(first)
-    assert outbox.next_deadline() == second.deadline
-    assert outbox.expired(math.inf) == [second]
-    assert outbox.next_deadline() is None
+    queue.watch(first, 10)
+    queue.watch(second, 20)
+    queue.unwatch(first)
+    queue.unwatch(first)
+    assert queue.next_deadline() == second.deadline
+    assert queue.expired(math.inf) == [second]
+    assert queue.next_deadline() is None
 
 
 async def test_a_deadline_that_is_set_anew_takes_its_place_at_the_end(
     autojump_clock: MockClock,
 ) -> None:
-    outbox, first, second = Outbox(), request(), request()
-    outbox.watch(first, 10)
+    queue, first, second = RequestQueue(), request(), request()
+    queue.watch(first, 10)
     await trio.sleep(1)
-    outbox.watch(second, 10)
+    queue.watch(second, 10)
     await trio.sleep(1)
-    outbox.watch(first, 10)
-    assert outbox.next_deadline() == second.deadline
-    assert outbox.expired(second.deadline) == [second]
-    assert outbox.expired(first.deadline) == [first]
+    queue.watch(first, 10)
+    assert queue.next_deadline() == second.deadline
+    assert queue.expired(second.deadline) == [second]
+    assert queue.expired(first.deadline) == [first]
 
 
 def test_a_timeout_says_what_became_of_the_request() -> None:

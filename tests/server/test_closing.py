@@ -17,8 +17,8 @@ from tests.server.peer import TOKENS, connect, dropped
 from trio_dispatch._transport.pipe import pipe
 from trio_dispatch.server import Server
 from trio_dispatch.server._closing import close_reply
-from trio_dispatch.server._http import HttpConnection
-from trio_dispatch.server._outbox import ROOM
+from trio_dispatch.server._http import ServerConnection
+from trio_dispatch.server._writer import ROOM
 
 CLOSE = 0x88
 PING = 0x89
@@ -61,7 +61,7 @@ async def test_a_client_that_pings_and_reads_nothing_is_read_no_more(
     server = Server(TOKENS, max_message_size=1000)
     async with server.run(), trio.open_nursery() as nursery:
         ours, theirs = pipe()
-        nursery.start_soon(HttpConnection(server._hub, theirs).run)
+        nursery.start_soon(ServerConnection(server._hub, theirs).run)
         peer = await _upgraded(ours)
         pings = masked(b"x" * 125, PING) * 500
         sent = 0

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from trio_dispatch._wire.codecs import UndecodableFrame
 from trio_dispatch.server import Identity, PublishedEvent
+from trio_dispatch.server._awaited_events import AwaitedEvents, EventRow, Waiter
 from trio_dispatch.server._broker import (
     INITIAL_CREDITS,
     Broker,
@@ -24,7 +25,6 @@ from trio_dispatch.server._clock import Clock, frame_id, rfc3339, rfc3339_second
 from trio_dispatch.server._framing import BrokenFrame, FrameBuffer
 from trio_dispatch.server._identity import scope_of
 from trio_dispatch.server._ids import InvalidId, check_id, make_id
-from trio_dispatch.server._mailbox import EventRow, Mailbox, Waiter
 from trio_dispatch.server._quirks import RECORDED, Quirks
 from trio_dispatch.server._store import JobRow, Store
 from trio_dispatch.server._wire import decode_json
@@ -299,17 +299,17 @@ def workflow_event(ident: str) -> EventRow:
 
 
 def test_an_event_is_kept_until_a_wait_takes_it_and_taken_once() -> None:
-    mailbox = Mailbox(quirks=Quirks(events_in_order=True))
-    mailbox.post(workflow_event("1"))
-    mailbox.post(workflow_event("2"))
+    awaited = AwaitedEvents(quirks=Quirks(events_in_order=True))
+    awaited.post(workflow_event("1"))
+    awaited.post(workflow_event("2"))
     notified: list[str] = []
     waiters = [Waiter("run", ["e"], lambda: notified.append("x")) for _ in range(3)]
     for waiter in waiters:
-        mailbox.wait(waiter)
+        awaited.wait(waiter)
     assert [w.event.id if w.event else None for w in waiters] == ["1", "2", None]
-    mailbox.withdraw(waiters[2])
-    mailbox.post(workflow_event("3"))
-    assert [kept.id for kept in mailbox.kept()] == ["3"]
+    awaited.withdraw(waiters[2])
+    awaited.post(workflow_event("3"))
+    assert [kept.id for kept in awaited.kept()] == ["3"]
     assert notified == ["x", "x"]
 
 

@@ -128,7 +128,7 @@ class Connection:
         lets the server begin while other callers are still to have their turn.
         """
         session, transport = self.session, self._transport
-        if not session.in_flight or len(self._owner.outbox) == GROUP:
+        if not session.in_flight or len(self._owner.queue) == GROUP:
             if transport is not None and transport.can_send_now and self.ready:
                 if not session.has_urgent_data:
                     messages = self._take()
@@ -300,10 +300,10 @@ class Connection:
         """Take what may be written now. From here on it counts as written."""
         session = self.session
         if self.ready:
-            outbox = self._owner.outbox
+            queue = self._owner.queue
             debug = self._log.isEnabledFor(logging.DEBUG)
             while session.bytes_to_send < BATCH and session.in_flight < self._window:
-                request = outbox.take(window_full=self._preparing)
+                request = queue.take(window_full=self._preparing)
                 if request is None:
                     break
                 self._put_on_the_wire(request)
@@ -350,7 +350,7 @@ class Connection:
                 if (
                     self.session.has_urgent_data
                     or self._transport.pending
-                    or len(self._owner.outbox)
+                    or len(self._owner.queue)
                 ):
                     self.wake()
                 if self._room is not None and self._room.is_full:

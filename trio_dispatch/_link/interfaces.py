@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 import trio
 
-from trio_dispatch._link.requests import Outbox, Request
+from trio_dispatch._link.requests import Request, RequestQueue
 from trio_dispatch._wire.errors import DispatchError
 from trio_dispatch._wire.frames import Message
 from trio_dispatch._wire.session import Failure, Outcome, Ready, Refused, State
@@ -120,7 +120,7 @@ class Room:
 class Owner(Protocol):
     """What a connection asks of the supervisor that opened it, and reports to it."""
 
-    outbox: Outbox
+    queue: RequestQueue
     room: Room | None
     """Whether what arrives can be stored; None: it always can."""
 

@@ -22,7 +22,7 @@ from trio_dispatch._wire.errors import RequestTimeout
 
 
 class Lane(IntEnum):
-    """Which of the waiting frames go first: `Outbox.peek` goes by this order."""
+    """Which of the waiting frames go first: `RequestQueue.peek` goes by this order."""
 
     RESTORE = 0
     """Subscriptions. The supervisor makes them anew for every connection."""
@@ -156,7 +156,7 @@ def subject(request: Request) -> str:
     return getattr(message, "method", "") or getattr(message, "type", "") or "the message"
 
 
-class Outbox:
+class RequestQueue:
     """The frames that wait to be written, in lanes; and every deadline.
 
     All requests of one link have the same timeout, so deadlines come in the order in which they

@@ -36,7 +36,7 @@ from trio_dispatch._link.events import (
 )
 from trio_dispatch._link.interfaces import AnyConnection, Observer
 from trio_dispatch._link.reconnecting import Reconnecting, together
-from trio_dispatch._link.requests import Lane, Outbox, Request, timed_out
+from trio_dispatch._link.requests import Lane, Request, RequestQueue, timed_out
 from trio_dispatch._link.settings import DialSettings, LinkSettings
 from trio_dispatch._link.statistics import LinkStatistics
 from trio_dispatch._link.tokens import Tokens
@@ -68,7 +68,7 @@ class Supervisor:
         self._observer = observer
         self.on_push = observer.on_push
         """An event arrived. The observer's own method, because events are many."""
-        self.outbox = Outbox()
+        self.queue = RequestQueue()
         self.room = settings.room
         self.on_connect: Callable[[], Awaitable[None]] | None = None
         """Runs on each new connection, before what waits is sent."""
@@ -157,7 +157,7 @@ class Supervisor:
             connected=self.connected,
             connections=self._connections,
             dials=self._dials,
-            queued=len(self.outbox),
+            queued=len(self.queue),
             in_flight=len(now.written) if now else 0,
             frames_sent=self._frames_sent + (now.frames_sent if now else 0),
             frames_received=self._frames_received + (now.frames_received if now else 0),
@@ -217,14 +217,14 @@ class Supervisor:
             self.watch(request)
         if self._instruments:
             self._instruments.watch(request)
-        self.outbox.put(request)
+        self.queue.put(request)
         if self._connection is not None:
             self._connection.wake()
 
     def watch(self, request: Request) -> None:
         """Let *request* fail when `request_timeout` is over."""
         if self._timeout is not None and request.lane is not Lane.RESTORE:
-            self.outbox.watch(request, self._timeout)
+            self.queue.watch(request, self._timeout)
             if self._sweeper:
                 self._sweeper.unpark_all()
 
@@ -236,8 +236,8 @@ class Supervisor:
     def withdraw(self, request: Request) -> None:
         """Nobody waits for *request* any more: unwritten, it is never sent."""
         request.report_end("cancelled")
-        self.outbox.unwatch(request)
-        self.outbox.remove(request)
+        self.queue.unwatch(request)
+        self.queue.remove(request)
         if request.written and self._connection is not None:
             self._connection.forget(request)
 
@@ -299,7 +299,7 @@ class Supervisor:
 
     def on_settled(self, request: Request, answer: Any, error: Exception | None) -> None:
         """A request is done."""
-        self.outbox.unwatch(request)
+        self.queue.unwatch(request)
         request.finish(answer, error)
 
     def on_channel_lost(self, channel: str) -> None:
@@ -434,7 +434,7 @@ class Supervisor:
         if self._up.is_set():
             self._up = trio.Event()
         self._lost_at = trio.current_time()
-        for request in self.outbox.clear(Lane.RESTORE):
+        for request in self.queue.clear(Lane.RESTORE):
             request.report_end("cancelled")
         self._observer.on_lost(connection.last_ts)
         reason = str(connection.ending)
@@ -444,9 +444,9 @@ class Supervisor:
                 request.finish(error=ConnectionLost(reason, True))
             elif again:
                 prepare_again(request)
-                self.outbox.put(request)
+                self.queue.put(request)
             else:
-                self.outbox.unwatch(request)
+                self.queue.unwatch(request)
                 request.finish(error=lost(request, reason))
         connection.written.clear()
 
@@ -458,12 +458,12 @@ class Supervisor:
         """
         idle = False
         while True:
-            deadline = self.outbox.next_deadline()
+            deadline = self.queue.next_deadline()
             if deadline is None and idle:
                 await self._sweeper.park()
             idle = deadline is None
             await trio.sleep_until(trio.current_time() + timeout if deadline is None else deadline)
-            for request in self.outbox.expired(trio.current_time()):
+            for request in self.queue.expired(trio.current_time()):
                 request.finish(error=timed_out(request, timeout))
                 self.withdraw(request)
 
@@ -472,8 +472,8 @@ class Supervisor:
         written: list[Request] = []
         if self._connection is not None:
             written = self._connection.forget_all()
-        for request in itertools.chain(written, self.outbox.drain()):
-            self.outbox.unwatch(request)
+        for request in itertools.chain(written, self.queue.drain()):
+            self.queue.unwatch(request)
             request.finish(error=self.why_ended(error, request))
 
     def why_ended(self, error: DispatchError | None, request: Request | None = None) -> Exception:

@@ -13,7 +13,7 @@ from trio_dispatch._transport.closing import close_now
 from trio_dispatch._wire.url import Address
 
 
-class _Stream(httpcore.AsyncNetworkStream):
+class _NetworkStream(httpcore.AsyncNetworkStream):
     """Timeouts are left to the caller's scopes."""
 
     def __init__(self, stream: trio.abc.Stream) -> None:
@@ -49,7 +49,7 @@ class _Backend(httpcore.AsyncNetworkBackend):
     ) -> httpcore.AsyncNetworkStream:
         try:
             with trio.fail_after(float("inf") if timeout is None else timeout):
-                return _Stream(await self._connect())
+                return _NetworkStream(await self._connect())
         except trio.TooSlowError as exc:
             raise httpcore.ConnectTimeout(str(exc)) from exc
         except (OSError, trio.BrokenResourceError, trio.ClosedResourceError) as exc:

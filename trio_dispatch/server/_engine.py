@@ -16,6 +16,7 @@ from typing import Final
 import msgspec
 import trio
 
+from trio_dispatch.server._awaited_events import EventRow
 from trio_dispatch.server._broker import Broker
 from trio_dispatch.server._clock import NS_PER_SECOND, Clock
 from trio_dispatch.server._execution import Environment, Execution
@@ -23,7 +24,6 @@ from trio_dispatch.server._failures import CONTEXT_CANCELED, holds, must_propaga
 from trio_dispatch.server._go_text import quote
 from trio_dispatch.server._identity import Identity
 from trio_dispatch.server._ids import EVENT_PREFIX, JOB_PREFIX, RUN_PREFIX, make_id
-from trio_dispatch.server._mailbox import EventRow
 from trio_dispatch.server._publishing import Publisher, elapsed_ms
 from trio_dispatch.server._quirks import Quirks
 from trio_dispatch.server._registry import CronEntry, Registry, WorkflowKind
@@ -308,7 +308,7 @@ class Engine:
 
     def all_wait(self) -> bool:
         """Whether every run waits for an event."""
-        return all(run_id in self.store.mailbox.waiting for run_id in self._executions)
+        return all(run_id in self.store.awaited.waiting for run_id in self._executions)
 
     def post_event(self, name: str, payload: bytes | None, identity: Identity) -> EventRow:
         """Give a workflow event to a run that waits for it, or keep it for one that will."""
@@ -321,5 +321,5 @@ class Engine:
             scope_org_id=identity.org_id,
             created_at=now,
         )
-        self.store.mailbox.post(event)
+        self.store.awaited.post(event)
         return event

@@ -46,7 +46,7 @@ _FORM_TYPE: Final = "application/x-www-form-urlencoded"
 _RETRY_MS: Final = 3000
 
 
-class HttpConnection:
+class ServerConnection:
     """One connection, from its first byte. `run` is its life."""
 
     def __init__(self, hub: Hub, stream: trio.abc.Stream) -> None:

@@ -18,12 +18,12 @@ import trio
 from trio_dispatch._wire.frames import ErrorCode, Method
 from trio_dispatch.server import _wire
 from trio_dispatch.server._activity import Activity
+from trio_dispatch.server._awaited_events import EventRow
 from trio_dispatch.server._broker import InvalidTopic, Subscriber, check_topic
 from trio_dispatch.server._engine import Engine
 from trio_dispatch.server._go_json import GoStruct
 from trio_dispatch.server._identity import Identity, scope_of
 from trio_dispatch.server._ids import JOB_PREFIX, RUN_PREFIX, InvalidId, check_id
-from trio_dispatch.server._mailbox import EventRow
 from trio_dispatch.server._quirks import Quirks
 from trio_dispatch.server._requests import (
     FederationEnqueueRequest,

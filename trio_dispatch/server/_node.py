@@ -15,7 +15,7 @@ from trio_dispatch.server._activity import Activity
 from trio_dispatch.server._broker import Broker, PublishedEvent
 from trio_dispatch.server._clock import Clock
 from trio_dispatch.server._engine import Engine
-from trio_dispatch.server._http import HttpConnection
+from trio_dispatch.server._http import ServerConnection
 from trio_dispatch.server._hub import Hub
 from trio_dispatch.server._methods import Methods
 from trio_dispatch.server._options import Options
@@ -90,7 +90,7 @@ class Node:
             events_published=broker.published,
             events_delivered=broker.deliveries,
             events_dropped=broker.dropped,
-            events_waiting=len(store.mailbox.kept()),
+            events_waiting=len(store.awaited.kept()),
         )
 
     def open_stream(self, nursery: trio.Nursery) -> trio.abc.HalfCloseableStream:
@@ -105,7 +105,7 @@ class Node:
         with trio.CancelScope() as scope:
             steering.connections[scope] = None
             try:
-                await HttpConnection(self.hub, SteeredStream(stream, steering)).run()
+                await ServerConnection(self.hub, SteeredStream(stream, steering)).run()
             finally:
                 del steering.connections[scope]
 

@@ -14,8 +14,8 @@ from typing import Final, Protocol
 
 import attrs
 
+from trio_dispatch.server._awaited_events import AwaitedEvents
 from trio_dispatch.server._identity import Identity
-from trio_dispatch.server._mailbox import Mailbox
 from trio_dispatch.server._quirks import RECORDED, Quirks
 
 DEFAULT_QUEUE: Final = "default"
@@ -137,7 +137,7 @@ class Store:
     ) -> None:
         self.jobs: dict[str, JobRow] = {}
         self.runs: dict[str, RunRow] = {}
-        self.mailbox = Mailbox(rng, keep, quirks)
+        self.awaited = AwaitedEvents(rng, keep, quirks)
         self.away = False
         """Whether the database cannot be reached."""
         self._queues = queues
@@ -155,7 +155,7 @@ class Store:
     def go_away(self) -> None:
         """Lose the database: whoever waits for an event fails."""
         self.away = True
-        self.mailbox.fail()
+        self.awaited.fail()
 
     # Jobs
 
@@ -316,4 +316,4 @@ class Store:
             del self.runs[run_id]
         self._ended_jobs.clear()
         self._ended_runs.clear()
-        self.mailbox.forget()
+        self.awaited.forget()

@@ -10,10 +10,10 @@ import attrs
 import msgspec
 import trio
 
+from trio_dispatch.server._awaited_events import EventRow, Waiter
 from trio_dispatch.server._clock import rfc3339, to_microseconds
 from trio_dispatch.server._execution import Environment
 from trio_dispatch.server._go_json import decode
-from trio_dispatch.server._mailbox import EventRow, Waiter
 from trio_dispatch.server._store import StoreAway
 
 T = TypeVar("T")
@@ -62,8 +62,8 @@ async def waiting(
         return match is None or match(_event(row))
 
     waiter = Waiter(run_id, names, arrived.set, accepts)
-    mailbox = environment.store.mailbox
-    mailbox.wait(waiter)
+    awaited = environment.store.awaited
+    awaited.wait(waiter)
     at_once = waiter.event is not None
     environment.notice_change()
     try:
@@ -75,10 +75,10 @@ async def waiting(
     except BaseException:
         if waiter.event is not None:
             # The run is cancelled in the moment of its event: another wait may have it.
-            mailbox.post(waiter.event)
+            awaited.post(waiter.event)
         raise
     finally:
-        mailbox.withdraw(waiter)
+        awaited.withdraw(waiter)
     if waiter.failed:
         raise StoreAway("subscribe event: the store is away")
     if waiter.event is None:

@@ -27,9 +27,9 @@ from trio_dispatch.server._closing import close_reply
 from trio_dispatch.server._framing import BrokenFrame, FrameBuffer, opcode_of
 from trio_dispatch.server._hub import Hub
 from trio_dispatch.server._methods import Caller
-from trio_dispatch.server._outbox import Outbox
 from trio_dispatch.server._requests import AuthRequest, InvalidRequest, read_request
 from trio_dispatch.server._views import ConnectionView
+from trio_dispatch.server._writer import MessageWriter
 
 _READ_SIZE: Final = 64 * 1024
 _INPUT_ROOM: Final = 1024 * 1024
@@ -68,7 +68,7 @@ class WebSocketSession:
         self._opcode = Opcode.TEXT
         self._fragments: list[bytes] = []
         self._subscriber = Subscriber(self._deliver, hub.quirks)
-        self._outbox = Outbox(self._subscriber.sent)
+        self._writer = MessageWriter(self._subscriber.sent)
         self._caller: Caller | None = None
         self._session_id = ""
         self._format = _wire.JSON_FORMAT
@@ -95,7 +95,7 @@ class WebSocketSession:
         """Serve the session. Leaves the stream to be closed by the caller."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._read)
-            nursery.start_soon(self._outbox.write_to, self._stream)
+            nursery.start_soon(self._writer.write_to, self._stream)
             try:
                 await self._handle()
             except (_Drop, BrokenFrame) as exc:
@@ -148,12 +148,12 @@ class WebSocketSession:
     async def _handle(self) -> None:
         while True:
             await trio.lowlevel.checkpoint()
-            await self._outbox.wait_room()
+            await self._writer.wait_room()
             data = await self._next_frame()
             if data is None:
                 return
             if opcode_of(data) == Opcode.CLOSE:
-                self._outbox.put(close_reply(data))
+                self._writer.put(close_reply(data))
                 return
             self._protocol.receive_data(data)
             error = self._protocol.parser_exc
@@ -161,7 +161,7 @@ class WebSocketSession:
                 # A broken frame, and the core would say so; a Dispatch server just drops TCP
                 # (protocol, "WebSocket").
                 raise _Drop(str(error))
-            self._outbox.put(b"".join(self._protocol.data_to_send()))
+            self._writer.put(b"".join(self._protocol.data_to_send()))
             for event in self._protocol.events_received():
                 if isinstance(event, WebSocketFrame):  # and not a handshake: that is long over
                     await self._take_frame(event)
@@ -247,7 +247,7 @@ class WebSocketSession:
         self._send(_wire.error(self._hub.clock, frame, code, message))
         if not self._hub.quirks.drops_refused:
             self._protocol.send_close(1008, message)
-            self._outbox.put(b"".join(self._protocol.data_to_send()))
+            self._writer.put(b"".join(self._protocol.data_to_send()))
         return _Drop(message)
 
     # Writing
@@ -258,7 +258,7 @@ class WebSocketSession:
             self._protocol.send_text(_wire.encode(frame, self._format))
         else:
             self._protocol.send_binary(_wire.encode(frame, self._format))
-        self._outbox.put(b"".join(self._protocol.data_to_send()), event=event)
+        self._writer.put(b"".join(self._protocol.data_to_send()), event=event)
 
     def _deliver(self, event: PublishedEvent) -> None:
         if self._protocol.state is State.OPEN:
@@ -276,7 +276,7 @@ class WebSocketSession:
         self._input.clear()
         self._notify_input()
         with trio.move_on_after(_FLUSH_S):
-            await self._outbox.flushed()
+            await self._writer.flushed()
         if self._peer_gone or not isinstance(self._stream, trio.abc.HalfCloseableStream):
             return
         # Closing at once, with bytes unread, would reset the connection, and the client might lose

@@ -179,7 +179,7 @@ class HttpConnection:
             self._owner.on_ready(Ready(None, "json", answer.ts))
 
     async def _serve(self, nursery: trio.Nursery) -> None:
-        outbox = self._owner.outbox
+        queue = self._owner.queue
         restoring_until = trio.current_time() + RESTORE_TIME
         while True:
             # What waits may cause events in the channels that are wanted, so these go first. But
@@ -188,7 +188,7 @@ class HttpConnection:
             request = None
             if not self._over:
                 full = restoring or len(self._scopes) >= WINDOW
-                request = outbox.take(window_full=full)
+                request = queue.take(window_full=full)
             if request is not None:
                 self._send(request, nursery)
             elif restoring and not self._scopes:
@@ -300,7 +300,7 @@ class HttpConnection:
         if self.written.pop(request.id, None) is not request:
             return False
         prepare_again(request)
-        self._owner.outbox.put(request)
+        self._owner.queue.put(request)
         return True
 
     def _interrupted(self, request: Request, how: str) -> None:

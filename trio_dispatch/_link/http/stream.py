@@ -34,7 +34,7 @@ MAX_AGE: Final = 60.0
 """Seconds after which a stream without a successor is given up: nothing shows that it is alive."""
 
 
-class _Stream:
+class _EventStream:
     """One event stream."""
 
     def __init__(self) -> None:
@@ -107,9 +107,9 @@ class ChannelStream:
         self._on_lost = on_lost
         self._log = logger
         self._scope = trio.CancelScope()
-        self._current: _Stream | None = None
+        self._current: _EventStream | None = None
         """The stream that leads."""
-        self._successor: _Stream | None = None
+        self._successor: _EventStream | None = None
         """The one that is compared with it."""
         self._changed = trio.Event()
         self._overlap: Overlap | None = None
@@ -158,7 +158,7 @@ class ChannelStream:
             return
         self.opened_at = stream.opened_at
         self.settled.set()
-        following: _Stream | None = stream
+        following: _EventStream | None = stream
         while following is not None:
             stream = following
             with trio.move_on_at(stream.opened_at + RENEW_AFTER):
@@ -168,7 +168,7 @@ class ChannelStream:
         self.lost = True
         self._on_lost(self)
 
-    async def _replace(self, old: _Stream) -> _Stream | None:
+    async def _replace(self, old: _EventStream) -> _EventStream | None:
         """Find a stream that follows *old* without a gap. None if there was one."""
         while old.complete and trio.current_time() < old.opened_at + MAX_AGE:
             overlap = self._overlap = Overlap()
@@ -192,7 +192,7 @@ class ChannelStream:
                     await self._change()
         return None
 
-    async def _compare(self, old: _Stream, new: _Stream, overlap: Overlap) -> Verdict:
+    async def _compare(self, old: _EventStream, new: _EventStream, overlap: Overlap) -> Verdict:
         """Let both run until one of them is to go on."""
         if not new.in_time:
             # It could not be opened, or too late.
@@ -213,7 +213,7 @@ class ChannelStream:
         await self._changed.wait()
         self._changed = trio.Event()
 
-    def _arrived(self, stream: _Stream, text: str) -> None:
+    def _arrived(self, stream: _EventStream, text: str) -> None:
         """An event came over *stream*."""
         if stream is not self._current and stream is not self._successor:
             return  # it is closed, and this had been read already
@@ -240,9 +240,9 @@ class ChannelStream:
 
     # One stream.
 
-    async def _open(self, old: _Stream | None = None) -> _Stream:
+    async def _open(self, old: _EventStream | None = None) -> _EventStream:
         """Open a stream, or fail to. Given up when *old* falls silent."""
-        stream = _Stream()
+        stream = _EventStream()
         if old is None:
             self._current = stream
         else:
@@ -252,7 +252,7 @@ class ChannelStream:
             await self._change()
         return stream
 
-    async def _read(self, stream: _Stream) -> None:
+    async def _read(self, stream: _EventStream) -> None:
         stream.scope.deadline = trio.current_time() + self._opening_time
         try:
             with stream.scope:
@@ -272,7 +272,7 @@ class ChannelStream:
             stream.ended = True
             self._changed.set()
 
-    def _opened(self, stream: _Stream) -> None:
+    def _opened(self, stream: _EventStream) -> None:
         stream.scope.deadline = float("inf")
         stream.open = True
         stream.opened_at = trio.current_time()

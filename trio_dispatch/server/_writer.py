@@ -13,7 +13,7 @@ ROOM: Final = 1024 * 1024
 """Bytes that may wait before the handling of frames is held up."""
 
 
-class Outbox:
+class MessageWriter:
     """Whole messages in the order in which they were put, for one writer task.
 
     Args:

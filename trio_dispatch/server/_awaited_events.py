@@ -67,7 +67,7 @@ class Waiter:
         self.notify()
 
 
-class Mailbox:
+class AwaitedEvents:
     """All events that nobody has taken, and all waits that have got none.
 
     Args:
