@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 from random import Random
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import h11
 import msgpack
@@ -140,7 +140,7 @@ def encode(thing: Any, is_json: bool) -> bytes:
     if isinstance(thing, dict) and isinstance(thing.get("data"), (dict, list)):
         thing["data"] = raw_json(thing["data"])
     try:
-        return bytes(msgpack.packb(thing, default=str, datetime=True))
+        return cast("bytes", msgpack.packb(thing, default=str, datetime=True))
     except (ValueError, OverflowError, TypeError):
         return b"\xc1"
 

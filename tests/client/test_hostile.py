@@ -133,7 +133,7 @@ def test_whatever_a_server_sends_costs_no_more_than_its_own_call(
         max_examples=max(ROUNDS // 2, 1),
         deadline=None,
         database=None,
-        suppress_health_check=list(HealthCheck),
+        suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
     )
     @given(st.integers(0, 2**64))  # hypothesis itself may not be asked inside a trio run
     def conversations(seed: int) -> None:

@@ -44,6 +44,7 @@ def test_sessions_that_are_dropped_at_once_are_failed_attempts() -> None:
 def test_a_session_that_lasted_as_long_as_its_delay_brings_the_first_delay_back() -> None:
     rules = reconnecting()
     rules.lost(LOST, 100)
+    delay = 0.0
     for _ in range(10):
         assert rules.failed(ConnectFailed("no")) is None
         delay = rules.delay()

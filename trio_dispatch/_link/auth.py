@@ -25,6 +25,11 @@ class QueryToken:
     name: str = "token"
 
 
+def _check_name(_: object, attribute: object, value: str) -> None:  # noqa: ARG001
+    if not _NAME.fullmatch(value):
+        raise ValueError(f"not the name of an HTTP header: {value!r}")
+
+
 @attrs.frozen
 class Header:
     """The token goes in an HTTP header of its own, as it is.
@@ -33,12 +38,7 @@ class Header:
         name: the header, for example ``X-Key``.
     """
 
-    name: str = attrs.field()
-
-    @name.validator
-    def _check(self, _: object, value: str) -> None:
-        if not _NAME.fullmatch(value):
-            raise ValueError(f"not the name of an HTTP header: {value!r}")
+    name: str = attrs.field(validator=_check_name)
 
 
 Auth = Literal["bearer"] | QueryToken | Header | None

@@ -52,11 +52,11 @@ class Session(Protocol):
     def start(self, token: str | None) -> Outcome | None:
         """Begin. Returns `Ready` if nothing has to be said first."""
 
-    def request(self, message: Any, text: bytes | None = None) -> str:
+    def request(self, message: Any, text: bytes | None = None, /) -> str:
         """Send a request, and expect its answer. Returns its id."""
         ...
 
-    def send(self, message: Any) -> None:
+    def send(self, message: Any, /) -> None:
         """Send a message that expects nothing."""
 
     def ping(self) -> str:
@@ -69,7 +69,7 @@ class Session(Protocol):
     def answered(self, id: str) -> None:
         """The request *id* expects no further answer."""
 
-    def leave(self, request: Any) -> None:
+    def leave(self, request: Any, /) -> None:
         """Nobody reads the answers to *request* any more."""
 
     def data_to_send(self) -> list[Message]:
@@ -80,7 +80,7 @@ class Session(Protocol):
         """Take a message that arrived. Raises `ProtocolError` if the session cannot go on."""
         ...
 
-    def error_for(self, failure: Failure, message: Any) -> Exception:
+    def error_for(self, failure: Failure, message: Any, /) -> Exception:
         """The error for the caller of the request *message*."""
         ...
 
