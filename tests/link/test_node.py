@@ -21,10 +21,11 @@ async def test_a_program_can_be_inspected(
     transport: Literal["trio-websocket", "websockets"],
 ) -> None:
     assert NODE is not None
-    events: list[str] = []
+    created = trio.Event()
 
     def note(message: Any) -> None:
-        events.append(message["method"])
+        if message["method"] == "Runtime.executionContextCreated":
+            created.set()
 
     program = [NODE, "--inspect=127.0.0.1:0", "-e", "setInterval(() => {}, 1000)"]
     process = await trio.lowlevel.open_process(program, stderr=subprocess.PIPE)
@@ -43,8 +44,7 @@ async def test_a_program_can_be_inspected(
                 with pytest.raises(RequestError, match="wasn't found"):
                     await link.request({"method": "No.such"})
                 await link.request({"method": "Runtime.enable"})
-                while "Runtime.executionContextCreated" not in events:
-                    await trio.sleep(0.01)
+                await created.wait()
     finally:
         process.kill()
         await process.wait()
