@@ -13,7 +13,13 @@ from trio_dispatch._client.background import Background
 from trio_dispatch._client.calls import Calls, start_frame
 from trio_dispatch._client.run_starts import read_started
 from trio_dispatch._client.run_state import ask_for_end
-from trio_dispatch._link.http.wire import HttpWire, Interrupted, NotAFrame, NotDelivered
+from trio_dispatch._link.http.wire import (
+    HttpWire,
+    Interrupted,
+    NotAFrame,
+    NotDelivered,
+    error_of,
+)
 from trio_dispatch._link.reconnecting import Reconnecting
 from trio_dispatch._link.settings import LinkSettings
 from trio_dispatch._link.supervisor import Supervisor
@@ -21,7 +27,6 @@ from trio_dispatch._wire.errors import (
     ConnectFailed,
     ConnectionLost,
     DispatchError,
-    ProtocolError,
     WorkflowFailed,
     fresh,
     request_error,
@@ -133,8 +138,9 @@ class _RpcCall:
             ) from exc
         except NotAFrame as exc:
             if exc.status == UNAVAILABLE:
-                raise ConnectFailed(f"{method}: {shown} is not available: {exc}") from exc
-            raise ProtocolError(f"{method} by HTTP: {exc}") from exc
+                text = f"{method}: {shown} is not available: {exc}"
+                raise ConnectFailed(text, exc.retry_after) from exc
+            raise error_of(exc, f"{method} by HTTP", safe=False) from exc
 
     async def _get_token(self) -> str | None:
         within = self._link.dial.connect_timeout

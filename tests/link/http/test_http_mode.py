@@ -334,6 +334,29 @@ async def test_a_proxys_error_page_is_no_answer(autojump_clock: object) -> None:
         assert client.connected
 
 
+@pytest.mark.parametrize("status", [502, 503, 504])
+async def test_a_run_that_a_proxy_answers_fails_as_its_status_says(
+    autojump_clock: object, status: int
+) -> None:
+    """A 503 says that no server took the request, so it is sent again; the others do not."""
+    server = make_server()
+    pages: list[bytes] = []
+
+    async def connect(address: object) -> trio.abc.Stream:
+        return await answering(pages.pop()) if pages else await server.open_stream()
+
+    client = through(memory_client(server, url=URL), connect)
+    async with server.run(), running(client):
+        page = f"HTTP/1.1 {status} Oh\r\nRetry-After: 20\r\nContent-Type: text/html\r\n\r\n<p>"
+        pages.append(page.encode())
+        if status == 503:
+            await client.run_workflow("nap", cancel_with_scope=True)
+            assert trio.current_time() >= 20
+        else:
+            with pytest.raises(ServerError, match=rf"{status} Oh .*an HTML page"):
+                await client.run_workflow("nap", cancel_with_scope=True)
+
+
 async def test_a_proxy_that_asks_for_time_gets_it(autojump_clock: object) -> None:
     server = make_server()
     away = False
