@@ -29,6 +29,7 @@ SCHEDULED = (
     "tests/client/test_hostile.py",
     "tests/client/test_interrupts.py",
     "tests/client/test_subscription_model.py",
+    "tests/client/test_events_from_all_model.py",
 )
 """Tests that play random schedules (``tests/schedules.py``)."""
 
