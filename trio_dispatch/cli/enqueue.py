@@ -191,13 +191,13 @@ async def _enqueue_many(
                     complain(f"not enqueued: {error}")
             for handle in filter(None, handles):
                 found = {"job_id": handle.job_id, "state": handle.state}
-                out.show(found, partial(_id_line, handle))
+                out.show(found, partial(_lines, handle.job_id))
             advance(len(chunk))
     return code
 
 
-def _id_line(handle: JobHandle) -> list[str]:
-    return [handle.job_id]
+def _lines(line: str) -> list[str]:
+    return [line]
 
 
 async def _run_many(
@@ -212,7 +212,7 @@ async def _run_many(
                 async for job in finished:
                     states[job.state] += 1
                     line = f"{job.id}  {job.name}  {job.state}  {job.last_error}".rstrip()
-                    out.show(job, partial(list, [line]))
+                    out.show(job, partial(_lines, line))
                     advance(1)
             nursery.cancel_scope.cancel()
     if limit.cancelled_caught:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator
 
 import trio
 
@@ -42,8 +42,9 @@ else:
         await trio.sleep_forever()
 
     @contextlib.contextmanager
-    def _reading_keys() -> Iterator[int | None]:
+    def _reading_keys() -> Generator[int | None, None, None]:
         """Make the terminal hand over keys at once; Ctrl-C remains a signal."""
+        descriptor = -1
         try:
             descriptor = sys.stdin.fileno()
             # In the background, touching the terminal would stop the process.

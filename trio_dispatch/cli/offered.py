@@ -50,10 +50,10 @@ def _rows(answer: object) -> Sequence[Mapping[str, object]] | None:
     """The objects of an answer: a list of them, or an object with one list of them."""
     if isinstance(answer, Mapping):
         members = cast("Mapping[str, object]", answer)
-        lists = [member for member in members.values() if isinstance(member, list)]
+        lists: list[object] = [found for found in members.values() if isinstance(found, list)]
         if len(lists) != 1:
             return None
-        (answer,) = cast("list[object]", lists)
+        (answer,) = lists
     if not isinstance(answer, list):
         return None
     found = cast("list[object]", answer)

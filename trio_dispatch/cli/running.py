@@ -6,7 +6,7 @@ import errno
 import os
 import signal
 import threading
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Generator
 from contextlib import contextmanager
 from types import FrameType
 from typing import Final
@@ -70,7 +70,7 @@ def _with_output_errors(exc: BaseException) -> list[BaseException]:
 
 
 @contextmanager
-def _terminable() -> Iterator[None]:
+def _terminable() -> Generator[None, None, None]:
     """SIGTERM ends the process also where it is process 1, for which the kernel has no default."""
     if (
         threading.current_thread() is not threading.main_thread()
