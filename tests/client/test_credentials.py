@@ -216,3 +216,28 @@ async def test_a_password_in_the_clear_is_warned_of() -> None:
     with pytest.raises(ValueError, match="where the token goes"):
         async with trio_dispatch.open_link("ws://user:s@localhost/dwp", auth_token="x"):
             pytest.fail("entered")
+
+
+async def test_an_answer_that_repeats_a_secret_does_not_show_it(
+    autojump_clock: object, wire: str
+) -> None:
+    """As proxies and debugging servers do with what they were sent."""
+
+    async def echo(address: object) -> trio.abc.Stream:
+        near, far = trio.testing.memory_stream_pair()
+        said = f"you sent {SECRET}, user:p4ssw0rd, and dXNlcjpwNHNzdzByZA=="
+        await far.send_all(b"HTTP/1.1 400 Bad\r\nConnection: close\r\n\r\n" + said.encode())
+        await far.send_eof()
+        return near
+
+    scheme = "http" if wire == "http" else "ws"
+    options = {**support.WIRES[wire], "url": f"{scheme}://user:p4ssw0rd@localhost/dwp"}
+    for token in (SECRET, None):
+        client = through(memory_client(make_server(), token, **options), echo)
+        with pytest.raises(ConnectFailed, match=r"HTTP 400 Bad.*: you sent") as caught:
+            async with running(client):
+                pytest.fail("entered")
+        shown = "".join(traceback.format_exception(caught.value))
+        assert "p4ssw0rd" not in shown
+        assert "dXNlcjpwNHNzdzByZA" not in shown
+        assert token is None or SECRET not in shown

@@ -59,6 +59,9 @@ def test_each_scheme_has_its_port_and_is_encrypted_or_not(
 def test_user_and_password_are_kept_and_not_shown() -> None:
     address = read("wss://us%65r:p%40ss%3A%2F@h/dwp")
     assert address.user_info == "user:p@ss:/"
+    assert address.secrets == ("dXNlcjpwQHNzOi8=", "p@ss:/")
+    assert read("wss://only@h/dwp").secrets == ("b25seTo=",)
+    assert read("wss://h/dwp").secrets == ()
     assert read("wss://only@h/dwp").user_info == "only:"
     assert "p@ss" not in f"{address!r} {address.shown}"
     assert "p%40ss" not in f"{address!r} {address.shown}"

@@ -257,12 +257,12 @@ class Connection:
         if cause.status == ErrorCode.UNAUTHORIZED:
             refused = AuthError(cause.status, "the WebSocket upgrade was refused", None, "auth")
             return explain_refusal(refused, token)
-        how = cause.describe(token or "")
+        how = cause.describe(token or "", *self._address.secrets)
         hint = self._address.hint_for(cause.status)
         error = ConnectFailed(
             f"cannot connect to {self._address.shown}: {how}{hint}", retry_after(cause.headers)
         )
-        if not token:
+        if not token and not self._address.secrets:
             error.__cause__ = cause  # which holds all that the server said
         return error
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from base64 import b64encode
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final, cast
 
@@ -99,8 +98,7 @@ def complete_headers(
     added: list[tuple[str, str]] = []
     if find_header(headers, "Authorization") is None:
         if address.user_info is not None:
-            basic = b64encode(address.user_info.encode()).decode()
-            added.append(("Authorization", f"Basic {basic}"))
+            added.append(("Authorization", f"Basic {address.basic}"))
         elif token:
             added.append(("Authorization", f"Bearer {token}"))
     if find_header(headers, "User-Agent") is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from base64 import b64encode
 from ipaddress import ip_address
 from typing import Final
 from urllib.parse import SplitResult, unquote, urlsplit
@@ -28,6 +29,19 @@ class Address:
     """The URL without secrets, for messages and logs."""
     user_info: str | None = attrs.field(default=None, repr=False)
     """The user and password of the URL as ``user:password``, decoded; None if it has none."""
+
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """What an answer may repeat, and no message shows: the password, plain and encoded."""
+        if self.user_info is None:
+            return ()
+        password = self.user_info.partition(":")[2]
+        return (self.basic, *([password] if password else []))
+
+    @property
+    def basic(self) -> str:
+        """User and password as ``Authorization: Basic`` has them."""
+        return b64encode((self.user_info or "").encode()).decode()
 
     @property
     def secure(self) -> bool:

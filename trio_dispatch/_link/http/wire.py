@@ -137,6 +137,7 @@ class HttpWire:
         self._max_message_size = dial.max_message_size
         proxy = dial.proxies.get(address)
         self._host = address.host
+        self._secrets = address.secrets
         self._proxy = proxy
         self._http = httpx.AsyncClient(
             headers=list(complete_headers(address, None, dial.headers, dial.user_agent)),
@@ -239,7 +240,7 @@ class HttpWire:
             response.reason_phrase,
             headers,
             body,
-            secrets=(self._token or "",),
+            secrets=(self._token or "", *self._secrets),
         )
         return NotAFrame(response.status_code, line, retry_after(headers))
 
