@@ -30,7 +30,7 @@ PAGE = (
         ((503, "Busy", (("Retry-After", "5"),), b""), "HTTP 503 Busy (Retry-After: 5)"),
         (
             (301, "", (("Location", "https://u:s3cr3t@there/dwp?token=s3cr3t"),), b""),
-            "HTTP 301 Moved Permanently, which leads to https://there/dwp, not followed",
+            "HTTP 301 Moved Permanently, a redirect to https://there/dwp, which is not followed",
         ),
         ((400, "Bad Request", (), b"400 Bad Request"), "HTTP 400 Bad Request"),
         ((400, "a\x1b[31mb", (), b"c\x1b[0m\x00d\xff"), "HTTP 400 a [31mb: c [0m d\ufffd"),

@@ -19,9 +19,9 @@ def test_an_option_wins_over_the_variables() -> None:
     assert found("ws://h/dwp", None, ALL_PROXY="http://p") is None
     assert found("ws://h/dwp", "http://q:8", ALL_PROXY="http://p") == "http://q:8 proxy="
     assert found("ws://h/dwp") is None
-    with pytest.raises(ValueError, match="proxy= names no proxy"):
+    with pytest.raises(ValueError, match="proxy= must be a proxy"):
         found("ws://h/dwp", "h:8")
-    with pytest.raises(ValueError, match="proxy= names no proxy"):
+    with pytest.raises(ValueError, match="proxy= must be a proxy"):
         found("ws://h/dwp", "")
 
 
@@ -138,7 +138,7 @@ def test_a_variable_that_makes_no_sense_is_named_and_no_secret_shown(value: str)
     if value == "[::1]":
         assert found("ws://h/dwp", ALL_PROXY=value) == "http://[::1]:80 ALL_PROXY"
         return
-    with pytest.raises(ValueError, match="ALL_PROXY names no proxy") as caught:
+    with pytest.raises(ValueError, match="ALL_PROXY must be a proxy") as caught:
         found("ws://h/dwp", ALL_PROXY=value)
     assert "s3cr3t" not in str(caught.value)
     # What is reached without a proxy does not need it.
@@ -159,4 +159,4 @@ def test_any_text_is_a_proxy_or_an_error(text: str) -> None:
     try:
         assert isinstance(read_proxy(text, "ALL_PROXY"), Proxy)
     except ValueError as exc:
-        assert str(exc).startswith("ALL_PROXY names no proxy")
+        assert str(exc).startswith("ALL_PROXY must be a proxy")

@@ -447,7 +447,7 @@ def test_a_frame_of_credits_has_no_answer_and_is_not_remembered() -> None:
 
 def test_a_frame_of_credits_is_no_request_but_a_ping_with_credits_is() -> None:
     session = ready()
-    with pytest.raises(ValueError, match="never answered"):
+    with pytest.raises(ValueError, match="servers never answer"):
         session.request(Frame(credits=1))
     session.send(Frame(type="ping", id="p", credits=1))
     assert session.in_flight == 1

@@ -1,4 +1,4 @@
-"""The nursery that a client's own tasks live in, for as long as its link lives."""
+"""The nursery of a client's own tasks, which runs as long as the client's link."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ class Background:
     """Starts tasks that end with the client.
 
     Args:
-        why_ended: makes the error for somebody who comes too late.
+        why_ended: makes the error for a task that is started after the client has ended.
     """
 
     def __init__(self, why_ended: Callable[[], Exception]) -> None:
@@ -24,7 +24,7 @@ class Background:
             await trio.sleep_forever()
 
     def spawn(self, function: Callable[..., Awaitable[None]], *args: object) -> None:
-        """Run a task that ends with the client.
+        """Start a task that ends with the client.
 
         Raises:
             DispatchError: the client has ended, or is just ending.

@@ -1,6 +1,7 @@
 """The typed requests and `subscribe`, on a link that stays connected.
 
-Jobs, runs, handles and watching take a `Calls` and never a whole client: it is all that they need.
+Jobs, runs, handles and watching depend on `Calls` and not on a whole client, because they need no
+more.
 """
 
 from __future__ import annotations
@@ -57,7 +58,7 @@ class _StartData(msgspec.Struct, frozen=True):
 def enqueue_frame(
     name: str | JobType[Any], payload: object, queue: str | None, priority: int
 ) -> Frame:
-    """Build the frame that enqueues a job. Raises for what no server can make sense of."""
+    """Build the frame that enqueues a job. Raises `TypeError` or `ValueError` if it is invalid."""
     if isinstance(name, JobType):
         definition, name = name, name.name
         payload = definition.encode(payload)
@@ -86,7 +87,7 @@ def start_frame(name: str, text: bytes) -> Frame:
 
 
 def read_answer(method: str, answer: WireFrame, read: Callable[[bytes], T]) -> T:
-    """Read the data of *answer*. Raises `ProtocolError` if that makes no sense."""
+    """Read the data of *answer*. Raises `ProtocolError` if it is invalid."""
     try:
         return read(bytes(answer.data))
     except (msgspec.DecodeError, UnicodeError, RecursionError) as exc:
@@ -98,15 +99,15 @@ def _unreadable(method: str, cause: Exception) -> ProtocolError:
 
 
 class Calls:
-    """Every method of the protocol but ``workflow.start``, which needs a connection of its own."""
+    """Every method of the protocol except ``workflow.start``, which needs a separate connection."""
 
     def __init__(self, link: Supervisor, subscriptions: Subscriptions) -> None:
         self._link = link
         self._subscriptions = subscriptions
         self.questions = QuestionLimit()
-        """What all waits share."""
+        """The limit on questions that all waits share."""
         self.at_end: set[Callable[[], None]] = set()
-        """Called when the client has ended. Plain calls."""
+        """Functions to call when the client has ended."""
 
     def on_end(self) -> None:
         """The client has ended."""
@@ -117,7 +118,7 @@ class Calls:
 
     @property
     def closed(self) -> bool:
-        """Whether no call will succeed any more."""
+        """Whether the client has ended, so that no call can succeed any more."""
         return self._link.closed
 
     def check_open(self) -> None:
@@ -125,21 +126,21 @@ class Calls:
         self._link.check_open()
 
     def why_ended(self, request: Request | None = None) -> Exception:
-        """The error for somebody who was waiting when the client ended."""
+        """Make the error for a task that was waiting when the client ended."""
         return self._link.why_ended(self._link.error, request)
 
     # Requests.
 
     def check_frame(self, frame: Frame) -> bytes:
-        """Refuse a frame that could not be sent. Returns its JSON text."""
+        """Return the JSON text of a frame. Raises if the frame cannot be sent."""
         return self._link.check_frame(frame)
 
     def submit(self, request: Request) -> None:
-        """Queue *request*, whose owner is told when it is done."""
+        """Queue *request*, which notifies its owner when it is done."""
         self._link.submit(request)
 
     def withdraw(self, request: Request) -> None:
-        """Nobody waits for *request* any more."""
+        """Stop waiting for *request*."""
         self._link.withdraw(request)
 
     def ask(self, frame: Frame, *, safe: bool = False) -> Awaitable[WireFrame]:
@@ -151,7 +152,7 @@ class Calls:
         return decode_answer(frame.method, await self.ask(frame, safe=safe))
 
     async def send(self, frame: Frame) -> None:
-        """Send *frame* without waiting for an answer. Returns when it is written."""
+        """Send *frame* and return when it is written, without waiting for an answer."""
         await self._link.call(Request(frame, self._link.check_frame(frame), answered=False))
 
     async def enqueue(
@@ -161,7 +162,7 @@ class Calls:
         return read_enqueued(await self.ask(enqueue_frame(name, payload, queue, priority)))
 
     async def get_job(self, job_id: str) -> Job:
-        """Ask for a job."""
+        """Get a job."""
         return await self._read(Method.JOB_GET, "job_id", job_id, read_job)
 
     async def cancel_job(self, job_id: str) -> None:
@@ -169,11 +170,11 @@ class Calls:
         await self.ask(about(Method.JOB_CANCEL, "job_id", job_id))
 
     async def get_workflow(self, run_id: str) -> WorkflowRun:
-        """Ask for a workflow run."""
+        """Get a workflow run."""
         return await self._read(Method.WORKFLOW_GET, "run_id", run_id, read_run)
 
     async def workflow_timeline(self, run_id: str) -> list[TimelineStep]:
-        """Ask which steps a run has finished."""
+        """Get the steps that a run has finished."""
         return await self._read(Method.WORKFLOW_TIMELINE, "run_id", run_id, read_timeline)
 
     async def publish_event(self, name: str, payload: object) -> str:
@@ -186,7 +187,7 @@ class Calls:
         return read_answer(method, answer, lambda text: decode_leniently(text, _published).event_id)
 
     async def stats(self) -> Stats:
-        """Ask for the server's statistics."""
+        """Get the server's statistics."""
         frame = Frame(type=FrameType.REQUEST, method=Method.STATS)
         return read_answer(Method.STATS, await self.ask(frame, safe=True), read_stats)
 
@@ -206,10 +207,10 @@ class Calls:
         """See `Client.subscribe`.
 
         Args:
-            channels: as there.
-            buffer: as there.
-            overflow: as there.
-            patient: entering may take any time, as for everything that waits.
+            channels: see there.
+            buffer: see there.
+            overflow: see there.
+            patient: whether entering has no timeout, as for everything that waits.
         """
         if not channels:
             raise TypeError("subscribe() needs at least one channel")
@@ -220,19 +221,19 @@ class Calls:
         return Subscription(self._subscriptions, names, buffer, overflow, patient=patient)
 
     def listen(self, *channels: str, on_event: Callable[[Event], None]) -> Listener:
-        """Give the events of *channels* to *on_event* from now on, without waiting."""
+        """Call *on_event* with the events of *channels* from now on. Returns without waiting."""
         return self._subscriptions.listen(*channels, on_event=on_event)
 
 
 def request_frame(method: str, data: object) -> Frame:
-    """Build the frame of a request by name. Raises for data that cannot be sent."""
+    """Build the frame of a request by name. Raises if the data cannot be sent."""
     check_text(method, "a method's name")
     encoded = None if data is None else encode_payload(data, f"the data of {method}")
     return Frame(type=FrameType.REQUEST, method=method, data=encoded)
 
 
 def is_safe(method: str) -> bool:
-    """Whether *method* only reads, so that it may be sent once more."""
+    """Return whether *method* only reads, so that a request may be sent once more."""
     return method in SAFE_METHODS
 
 

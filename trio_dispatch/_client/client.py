@@ -1,4 +1,4 @@
-"""The client: every method of the protocol, typed, on one link that stays connected."""
+"""The client: all methods of the protocol, typed, on one link that reconnects."""
 
 from __future__ import annotations
 
@@ -44,19 +44,20 @@ I = TypeVar("I")  # noqa: E741
 
 
 class Client(ConnectedResource):
-    """A client of a Dispatch server. Made by `open_client` and `connect_client`.
+    """A client of a Dispatch server, made by `open_client` or `connect_client`.
 
-    All methods may be called from any task of the ``trio.run`` that the client belongs to. Those
-    that ask the server wait for a connection while there is none, and share these errors:
+    You may call its methods from any task of the ``trio.run`` that the client belongs to. Methods
+    that ask the server wait while there is no connection, and all of them may raise these errors:
 
-    - `RequestTimeout`: no answer within ``request_timeout``;
-    - `ConnectionLost`: the connection was lost under a request that may have been carried out;
-    - `RequestError`: the server's own error, in a subclass by its code;
-    - `ProtocolError`: the answer makes no sense;
-    - `ClientClosed`: the client is closed; or the error that ended it.
+    - `RequestTimeout`: no answer arrived within ``request_timeout``;
+    - `ConnectionLost`: the connection was lost during a request, and the server may have carried
+      the request out;
+    - `RequestError`: the server answered with an error; the subclass depends on its code;
+    - `ProtocolError`: the answer is invalid;
+    - `ClientClosed`, or the error that ended the client: the client is closed.
 
-    Cancelled before its frame is written, a call sends nothing. Cancelled later, it leaves the
-    server to carry the request out, and drops the answer.
+    If you cancel a call before its frame is written, nothing is sent. If you cancel it later, the
+    server carries the request out, and the client drops the answer.
     """
 
     def __init__(self, settings: ClientSettings) -> None:
@@ -83,16 +84,16 @@ class Client(ConnectedResource):
 
     @property
     def session_id(self) -> str | None:
-        """The server's name for the present session; None while there is none."""
+        """The server's id of the present session; None while there is none."""
         return self._observer.session_id if self.connected else None
 
     @property
     def transport(self) -> str:
-        """What carries the frames: ``trio-websocket``, ``websockets`` or ``http``."""
+        """The transport in use: ``trio-websocket``, ``websockets`` or ``http``."""
         return "http" if self._by_http else self._settings.link.dial.library
 
     def statistics(self) -> ClientStatistics:
-        """Count what this client has done and is doing. `stats` asks for the server's figures."""
+        """Return counts of what this client has done. `stats` returns the server's figures."""
         places = self._run_connections.places.statistics()
         return ClientStatistics(
             link=self._link.statistics(),
@@ -128,10 +129,10 @@ class Client(ConnectedResource):
         """Enqueue a job.
 
         Args:
-            name: the name that workers know it by, or a `JobType`. A server accepts any name, and a
-                job that no worker knows stays ``running`` for ever.
-            payload: anything that msgspec encodes as JSON; a value of the `JobType`'s type. None
-                is sent as ``null``.
+            name: the name that workers know the job by, or a `JobType`. A server accepts any name,
+                and a job that no worker knows stays ``running`` forever.
+            payload: anything that msgspec encodes as JSON; with a `JobType`, a value of its type.
+                None is sent as ``null``.
             queue: the queue (default: the `JobType`'s, or the server's).
             priority: above 0, the job is claimed before others of its queue.
 
@@ -144,52 +145,52 @@ class Client(ConnectedResource):
     async def enqueue_many(self, requests: Iterable[EnqueueRequest]) -> list[JobHandle]:
         """Enqueue many jobs, hundreds at a time. Returns their handles, in order.
 
-        All entries are checked before the first is sent. Cancelled, it withdraws what is not yet
-        written.
+        All entries are checked before the first is sent. If you cancel the call, entries that are
+        not yet written are withdrawn.
 
         Raises:
-            TypeError, ValueError: an entry cannot be sent; none was.
-            EnqueueManyFailed: some were not enqueued. The group holds an error for each, and
+            TypeError, ValueError: an entry cannot be sent; no entry was sent.
+            EnqueueManyFailed: some entries failed. The group holds an error for each of them, and
                 ``handles`` a handle for each of the others.
         """
         return await enqueue_many(self._calls, requests)
 
     async def get_job(self, job_id: JobReference) -> Job:
-        """Ask for a job. Raises `NotFound` if there is none of that id."""
+        """Get a job. Raises `NotFound` if there is no job with that id."""
         return await self._calls.get_job(job_id_of(job_id))
 
     async def cancel_job(self, job_id: JobReference) -> None:
         """Cancel a job.
 
-        A pending or retrying job will not run. A running one goes on, and may still end
-        ``completed``; a finished one becomes ``cancelled`` too. The server publishes no event.
+        A pending or retrying job will not run. A running job continues, and may still end
+        ``completed``. A finished job becomes ``cancelled``, too. The server publishes no event.
 
         Raises:
-            NotFound: there is no job of that id.
+            NotFound: there is no job with that id.
         """
         await self._calls.cancel_job(job_id_of(job_id))
 
     async def wait_job(self, job: JobReference) -> Job:
         """Wait until a job has completed, and return it.
 
-        The server is asked at once, when an event reports the end, after a lost connection, and by
-        the clock: after 10 ms, then after an eighth of the time waited so far, and every 5 s at the
-        latest. There is no timeout: a job that no worker knows runs for ever, so use a cancel scope
-        if that can happen.
+        The client asks the server at once, when an event reports the end, after a lost connection,
+        and at intervals: after 10 ms, then after an eighth of the time waited so far, and at least
+        every 5 s. There is no timeout: a job that no worker knows runs forever, so use a cancel
+        scope if that can happen. Cancelling ends the wait and does not affect the job.
 
         Raises:
-            JobFailed: it failed for good; ``job`` is its last state.
-            JobCancelled: it was cancelled.
-            NotFound: there is no job of that id.
+            JobFailed: the job failed for good; ``job`` is its last state.
+            JobCancelled: the job was cancelled.
+            NotFound: there is no job with that id.
         """
         return await wait_job(self._calls, job_id_of(job), known=is_known(job))
 
     def wait_jobs(self, jobs: Iterable[JobReference]) -> FinishedJobs:
         """Wait for many jobs, for the length of a block.
 
-        ``async with client.wait_jobs(handles) as finished: async for job in finished:`` gives each
-        job once, as it was when it had finished, in the order in which they finish. None raises:
-        ``job.state`` says how it ended. As for `wait_job` there is no timeout.
+        ``async with client.wait_jobs(handles) as finished: async for job in finished:`` yields each
+        job once, in its last state, in the order in which they finish. Failed and cancelled jobs do
+        not raise: check ``job.state``. As for `wait_job` there is no timeout.
         """
         source = EnqueuedJobs(jobs)
         return FinishedJobs("client.wait_jobs(…)", self._calls, self._background, source)
@@ -198,8 +199,9 @@ class Client(ConnectedResource):
         """Enqueue jobs and wait for them, *limit* of them at once, for the length of a block.
 
         ``async with client.run_jobs(requests, limit=8) as finished: async for job in finished:``
-        gives each job when it has finished, however it ended. *requests* is read as places become
-        free, so it may be endless. Leaving the block enqueues no more; what is enqueued runs on.
+        yields each job when it has finished; failed and cancelled jobs do not raise. The client
+        reads the next of *requests* only when a job has finished, so *requests* may be endless.
+        When the block exits, the client enqueues no more; jobs that are enqueued continue.
         """
         source = JobsToRun(self._calls, requests, limit)
         return FinishedJobs("client.run_jobs(…)", self._calls, self._background, source)
@@ -215,25 +217,27 @@ class Client(ConnectedResource):
     async def start_workflow(
         self, name: str | WorkflowType[Any], input: object = msgspec.UNSET
     ) -> RunHandle:
-        """Start a workflow on a connection of its own, and return while it runs.
+        """Start a workflow on a separate connection, and return while it runs.
 
-        Returns as soon as the run is known, or over; 2 s after it was sent at the latest, with a
-        handle whose run becomes known later. While ``max_concurrent_runs`` runs are under way,
-        further ones wait in order before they are sent.
+        Returns as soon as the run is known or has ended. If neither happens within 2 s after the
+        start was sent, it returns a handle whose run becomes known later. While
+        ``max_concurrent_runs`` runs are under way, further starts wait in order before they are
+        sent.
 
-        Cancelled before the start is written, nothing is started. Cancelled later, the run goes on.
+        If you cancel the call before the start is written, nothing is started. If you cancel it
+        later, the run continues.
 
         Args:
             name: the workflow's name, or its `WorkflowType`.
-            input: anything that msgspec encodes as JSON (default: an empty object). Insignificant
-                whitespace is added to objects and arrays, by which the run is recognized.
+            input: anything that msgspec encodes as JSON (default: an empty object). The client
+                adds insignificant whitespace to objects and arrays, to recognize the run by it.
 
         Raises:
             TypeError, ValueError: an argument cannot be sent.
-            ServerError: no workflow of that name is registered.
+            ServerError: no workflow with that name is registered.
             ConnectFailed: no connection could be made for the run, with ``reconnect=False`` or
                 within ``max_reconnect_attempts`` attempts.
-            NotSupported: over HTTP, where a run ends with its request.
+            NotSupported: the client uses HTTP, and a run over HTTP ends with its request.
         """
         self._needs_websocket("start_workflow()")
         name, text = encode_input(name, input)
@@ -261,15 +265,15 @@ class Client(ConnectedResource):
         Args:
             name: the workflow's name.
             input: as for `start_workflow`.
-            cancel_with_scope: without, cancelling this leaves the run alone. With it, cancelling
-                this cancels the run on the server (protocol, "HTTP RPC"): it fails with ``context
-                canceled``. The start then goes by HTTP to ``<path>/rpc`` of the same server, and
-                a lost connection ends the run as well. Needs ``trio-dispatch[http]``.
+            cancel_with_scope: if False, the run continues when you cancel this call. If True, the
+                server cancels the run, too (protocol, "HTTP RPC"): it fails with ``context
+                canceled``. The start then goes over HTTP to ``<path>/rpc`` of the same server, and
+                a lost connection also ends the run. Needs ``trio-dispatch[http]``.
 
         Raises:
             WorkflowFailed: the run failed; ``run`` is its last state.
             ConnectionLost: the run's connection was lost, and the run was not found.
-            NotSupported: over HTTP without *cancel_with_scope*.
+            NotSupported: the client uses HTTP, and *cancel_with_scope* is False.
         """
         if cancel_with_scope:
             name, text = encode_input(name, input)
@@ -277,7 +281,7 @@ class Client(ConnectedResource):
                 from trio_dispatch._client.rpc_run import run_in_scope
             except ModuleNotFoundError as exc:
                 raise NotSupported(
-                    "cancel_with_scope=True goes by HTTP: pip install 'trio-dispatch[http]'"
+                    "cancel_with_scope=True uses HTTP: pip install 'trio-dispatch[http]'"
                 ) from exc
             return await run_in_scope(
                 self._calls, self._link, self._settings.link, self._background, name, text
@@ -289,22 +293,22 @@ class Client(ConnectedResource):
         return await handle.wait()
 
     async def get_workflow(self, run_id: RunReference) -> WorkflowRun:
-        """Ask for a workflow run. Raises `NotFound` if there is none of that id."""
+        """Get a workflow run. Raises `NotFound` if there is no run with that id."""
         return await self._calls.get_workflow(run_id_of(run_id))
 
     async def workflow_timeline(self, run_id: RunReference) -> list[TimelineStep]:
-        """Ask which steps a run has finished, in order; none for a run that does not exist."""
+        """Get the steps that a run has finished, in order; none if the run does not exist."""
         return await self._calls.workflow_timeline(run_id_of(run_id))
 
     async def publish_event(self, name: str, payload: object = None) -> str:
         """Publish an event that workflows wait for. Returns the event's id.
 
-        One event releases one waiting workflow. It is kept until one takes it: published early, it
-        satisfies a later wait.
+        One event releases one waiting workflow. The server keeps the event until a workflow waits
+        for it, so you may publish it early.
 
         Args:
             name: the event's name.
-            payload: anything that msgspec encodes as JSON. None sends no payload.
+            payload: anything that msgspec encodes as JSON. With None, no payload is sent.
         """
         return await self._calls.publish_event(name, payload)
 
@@ -315,49 +319,49 @@ class Client(ConnectedResource):
     ) -> Subscription:
         """Subscribe to channels, for the length of a block.
 
-        ``async with client.subscribe("jobs") as events:`` begins when the server has confirmed all
-        channels, and ``async for event in events:`` gives their events in order of arrival, each
-        once however many of the channels it matches. A `StreamGap` stands where the connection was
-        lost in between. Leaving the block detaches at once and waits for nothing.
+        The block ``async with client.subscribe("jobs") as events:`` begins when the server has
+        confirmed all channels. ``async for event in events:`` yields their events in the order of
+        arrival, each once even if it matches several channels. A `StreamGap` marks where the
+        connection was lost. Leaving the block unsubscribes without waiting.
 
         Args:
             channels: ``jobs``, ``workflows``, ``firehose``, ``job:<id>``, ``workflow:<id>``,
                 ``queue:<name>``.
-            buffer: how many unread events are stored.
-            overflow: what happens when the buffer is full. ``"raise"``: nothing more is stored
-                until the reader has read what is there and been told by `SubscriptionOverflow`.
+            buffer: the most unread events to store.
+            overflow: what happens when the buffer is full. ``"raise"``: new events are lost until
+                the reader has read the stored ones and then got one `SubscriptionOverflow`.
                 ``"drop_oldest"``: the oldest event is dropped, and ``dropped`` counts it.
 
         Raises:
-            TypeError, ValueError: no server has such a channel, or an option makes no sense.
+            TypeError, ValueError: no server has such a channel, or an option is invalid.
         """
         return self._calls.subscribe(*channels, buffer=buffer, overflow=overflow)
 
     def watch(self, run_id: RunReference) -> RunWatch:
-        """Watch a workflow run, whoever started it, for the length of a block.
+        """Watch any workflow run, no matter who started it, for the length of a block.
 
-        ``async for event in watch:`` gives its events from now on and ends when the run has ended,
-        at once if it is over already. Then ``watch.run`` is its last state.
+        ``async for event in watch:`` yields the run's events from now on and ends when the run has
+        ended; if it has already ended, at once. Then ``watch.run`` is the run's last state.
         """
         return RunWatch(self._calls, run_id_of(run_id))
 
     # The rest.
 
     async def stats(self) -> Stats:
-        """Ask for the server's statistics. `statistics` has this client's own figures."""
+        """Get the server's statistics. `statistics` returns this client's own figures."""
         return await self._calls.stats()
 
     async def request(self, method: str, data: object = None, *, safe: bool = False) -> object:
         """Send a request by the name of its method, and return the answer's data.
 
-        For methods that this client has no function for. ``workflow.start`` gets a connection of
-        its own, like `start_workflow`.
+        Use it for methods that this client has no function for. ``workflow.start`` gets a separate
+        connection, as for `start_workflow`.
 
         Args:
             method: the method's name.
-            data: anything that msgspec encodes as JSON. None sends no data.
-            safe: the request may be sent once more if the connection is lost under it. The methods
-                that only read are safe anyway.
+            data: anything that msgspec encodes as JSON. With None, no data is sent.
+            safe: whether the request may be sent once more if the connection is lost. Methods that
+                only read are always safe.
         """
         frame = request_frame(method, data)
         if method != Method.WORKFLOW_START:
@@ -366,14 +370,14 @@ class Client(ConnectedResource):
         return decode_answer(method, await self._run_starts.send(frame))
 
     async def send(self, frame: Frame) -> None:
-        """Send a frame as it is, without waiting for an answer. Returns when it is written.
+        """Send a frame unchanged, and return when it is written, without waiting for an answer.
 
-        What answers it is counted in ``statistics().link.strays``, and dropped.
+        If an answer arrives, it is counted in ``statistics().link.strays`` and dropped.
 
         Raises:
-            TypeError, ValueError: *frame* cannot be encoded, or starts a workflow, which would
+            TypeError, ValueError: *frame* cannot be encoded, or it starts a workflow, which would
                 block this connection.
-            NotSupported: over HTTP, where everything has an answer.
+            NotSupported: the client uses HTTP, where every request has an answer.
         """
         self._needs_websocket("send()", "request()")
         if frame.method == Method.WORKFLOW_START:

@@ -25,10 +25,10 @@ if TYPE_CHECKING:
 P = TypeVar("P")
 
 IN_HAND: Final = 512
-"""Entries of an ``enqueue_many`` that are queued or in flight: enough to keep the wire busy."""
+"""How many entries of an ``enqueue_many`` are queued or in flight: enough to keep the wire busy."""
 
 TURN: Final = 256
-"""Entries that are encoded at a stretch, about a millisecond; then other tasks have a turn."""
+"""How many entries are encoded before other tasks have a turn: about a millisecond's work."""
 
 
 @attrs.frozen(init=False)
@@ -72,7 +72,7 @@ class EnqueueManyFailed(ExceptionGroup[Exception], DispatchError):
     """Some entries of an ``enqueue_many`` failed; the group holds one exception for each.
 
     Attributes:
-        handles: one per entry, in order: a `JobHandle`, or None where the entry failed.
+        handles: one for each entry, in order: a `JobHandle`, or None if the entry failed.
     """
 
     handles: Sequence[JobHandle | None]
@@ -96,16 +96,16 @@ class EnqueueManyFailed(ExceptionGroup[Exception], DispatchError):
         super().__init__(message, exceptions)
 
     def __reduce__(self) -> tuple[object, ...]:
-        """Copies and pickles keep the handles, which then belong to no client."""
+        """Keep the handles in copies and pickles, where they belong to no client."""
         return type(self), (self.message, list(self.exceptions), list(self.handles))
 
     def derive(self, excs: Sequence[Exception], /) -> EnqueueManyFailed:  # type: ignore[override]
-        """Split for ``except*``: the parts keep the handles."""
+        """Split the group for ``except*``; the parts keep the handles."""
         return EnqueueManyFailed(self.message, excs, self.handles)
 
 
 class _Batch:
-    """An ``enqueue_many`` under way: keeps a window of entries in hand until all are done."""
+    """An ``enqueue_many`` under way, which keeps a window of entries busy until all are done."""
 
     def __init__(self, calls: Calls, frames: list[tuple[Frame, bytes]]) -> None:
         self._calls = calls
@@ -130,7 +130,7 @@ class _Batch:
                 self._calls.withdraw(request)
 
     def _next(self) -> None:
-        """Take one more entry in hand; if the client has ended, all that are left fail."""
+        """Send one more entry; if the client has ended, all remaining entries fail."""
         for index, (frame, text) in self._frames:
             request = Request(frame, text, on_done=self._done)
             self._open[request] = index

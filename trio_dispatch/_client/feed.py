@@ -1,11 +1,11 @@
-"""The events of one server: which channels it is asked for, and since when they arrive.
+"""The events of one server: its wanted channels, and since when their events arrive.
 
-A client has one feed for each server that it hears. The registry (``subscriptions``) says which
-channels are wanted, the same for every feed; the feed makes its server deliver them, one
-`Reconciler` for each, and passes on what arrives.
+A client has one feed for each server that it gets events from. The registry (``subscriptions``)
+decides which channels are wanted, the same for every feed. The feed makes its server deliver them,
+with one `Reconciler` for each channel, and passes on the events.
 
-Over a WebSocket one delivery serves all channels that match it. Over HTTP each channel has an event
-stream of its own, which may be lost while the others go on.
+Over a WebSocket the server sends an event once for all matching channels. Over HTTP each channel
+has its own event stream, which may be lost while the others continue.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from trio_dispatch._wire.errors import DispatchError
 from trio_dispatch._wire.frames import WireFrame
 
 LAG: Final = timedelta(seconds=1)
-"""How long an event may wait in the server while answers overtake it. It keeps 256 at most."""
+"""How long an event may wait in the server while answers overtake it. It keeps at most 256."""
 
 
 class FeedOwner(Protocol):
-    """Whom a feed reports to."""
+    """The receiver of a feed's reports."""
 
     def on_acknowledged(self, feed: Feed, name: str, ts: datetime | None) -> None:
         """The server delivers channel *name*, as of *ts* by its clock."""
@@ -34,10 +34,10 @@ class FeedOwner(Protocol):
         """The server does not deliver channel *name*, because of *error*."""
 
     def on_lost(self, feed: Feed, since: datetime | None) -> None:
-        """The server delivers nothing any more."""
+        """The server does not deliver any events at present."""
 
     def on_channel_lost(self, feed: Feed, name: str) -> None:
-        """The server does not deliver channel *name* any more, although it is connected."""
+        """The server has stopped delivering channel *name*, although it is connected."""
 
     def on_away(self, feed: Feed) -> None:
         """The server cannot be reached now."""
@@ -48,15 +48,15 @@ class FeedOwner(Protocol):
         ...
 
     def on_end(self, feed: Feed, error: Exception) -> None:
-        """The server will deliver nothing any more."""
+        """The server will not deliver any more events."""
 
 
 class Feed:
     """The events of one server.
 
     Args:
-        owner: told what the server does.
-        shared: whether one delivery serves all channels, as over a WebSocket.
+        owner: gets the reports about the server.
+        shared: whether the server sends an event once for all channels, as over a WebSocket.
         server: the server's URL, for gaps; empty if there is only one.
     """
 
@@ -76,66 +76,66 @@ class Feed:
         self._acknowledged_at: dict[str, datetime] = {}
         self._copies = CopyFilter()
         self._last_event: dict[str, datetime] = {}
-        """When the last event happened: of each channel, or of all (``""``) if they are shared."""
+        """The time of the last event: by channel, or for all (``""``) if they are shared."""
 
     def __repr__(self) -> str:
         return f"<Feed {self.server} {', '.join(self._channels)}>"
 
     def send_over(self, link: FeedLink) -> None:
-        """Send over *link*, which reports to this feed from now on."""
+        """Use *link*, which reports to this feed from now on."""
         self.link = link
 
     def check_open(self) -> None:
-        """Raise `ClientClosed` if the server will deliver nothing any more."""
+        """Raise `ClientClosed` if the server will not deliver any more events."""
         self.link.check_open()
 
     # What is wanted.
 
     def want(self, name: str) -> None:
-        """Ask the server for channel *name*, now or when it is connected."""
+        """Subscribe to channel *name*, now or when the server is connected."""
         channel = self._channels.get(name)
         if channel is None:
             channel = self._channels[name] = Reconciler(name, self)
         channel.set_wanted(True)
 
     def unwant(self, name: str) -> None:
-        """Nobody wants channel *name* any more. The request is queued; nobody waits for it."""
+        """Unsubscribe from channel *name*. The request is queued; nobody waits for the answer."""
         if (channel := self._channels.get(name)) is not None:
             channel.set_wanted(False)
 
     def delivers(self, name: str) -> bool:
-        """Whether the server delivers channel *name*."""
+        """Return whether the server delivers channel *name*."""
         channel = self._channels.get(name)
         return channel is not None and channel.delivers
 
     def was_asked(self, name: str) -> bool:
-        """Whether the server may have read that channel *name* is wanted."""
+        """Return whether the server may have received the request for channel *name*."""
         channel = self._channels.get(name)
         return channel is not None and channel.in_flight is InFlight.WRITTEN
 
     def missing_since(self, names: tuple[str, ...], last_frame: datetime | None) -> datetime | None:
-        """The time before which no event of channels *names* is missing, by the server's clock.
+        """Return the time before which no event of channels *names* is missing (server's clock).
 
-        Not simply the last frame's: an answer overtakes events that are published already
-        (protocol, "Events"), so the last event is a better witness. If that is long ago, no event
-        can have waited longer than `LAG` in a server that had others to send meanwhile.
+        This is not simply the time of the last frame, because an answer can overtake published
+        events (protocol, "Events"). The last event is more reliable. If the last event is long ago,
+        the time is `LAG` before the last frame: no event waits longer than that in a server.
         """
         acknowledged = [at for name in names if (at := self._acknowledged_at.get(name)) is not None]
         known = [max(acknowledged)] if acknowledged else []
         keys = ("",) if self.shared else names
         known += [at for key in keys if (at := self._last_event.get(key)) is not None]
-        # What requests are answered says nothing about an event stream.
+        # Answers to requests do not show that an event stream is alive.
         if self.shared and last_frame is not None:
             try:
                 known.append(last_frame - LAG)
-            except OverflowError:  # a clock that stands at the first moment of the calendar
+            except OverflowError:  # the clock is at the first moment of the calendar
                 known.append(last_frame)
         return max(known, default=None)
 
     # What the link reports.
 
     def on_ready(self) -> None:
-        """A new connection: ask for everything that is wanted, all at once."""
+        """A new connection is established: subscribe to all wanted channels at once."""
         self.away = False
         for channel in list(self._channels.values()):
             channel.reconcile()
@@ -155,7 +155,7 @@ class Feed:
         self._owner.on_away(self)
 
     def on_channel_lost(self, name: str) -> None:
-        """A channel's event stream has ended while the connection stays: ask for it again."""
+        """A channel's event stream has ended, but not the connection: subscribe to it again."""
         channel = self._channels.get(name)
         if channel is None:
             return
@@ -166,13 +166,13 @@ class Feed:
         channel.reconcile()
 
     def on_end(self, error: DispatchError | None) -> None:
-        """There will be no connection any more."""
+        """The link has ended; there will be no further connection."""
         self.away = self.ended = True
         self._owner.on_end(self, self.link.why_ended(error))
         self._channels.clear()
 
     def is_new(self, occurrence: Occurrence) -> bool:
-        """Note an event that arrived. Returns whether it is to be delivered."""
+        """Note an event that arrived. Returns whether to deliver it."""
         if self.shared:
             if occurrence.flat and self._copies.is_copy(occurrence):
                 return False
@@ -198,7 +198,7 @@ class Feed:
         self._owner.on_refused(self, name, error)
 
     def on_forgotten(self, channel: Reconciler) -> None:
-        """Nothing is left to be done for *channel*."""
+        """Nothing is left to do for *channel*."""
         if self._channels.get(channel.name) is channel:
             del self._channels[channel.name]
             self._acknowledged_at.pop(channel.name, None)

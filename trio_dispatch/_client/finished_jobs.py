@@ -1,4 +1,4 @@
-"""Many jobs at once: their ends, in the order in which they happen."""
+"""Waiting for many jobs at once, which are returned in the order in which they end."""
 
 from __future__ import annotations
 
@@ -20,27 +20,27 @@ from trio_dispatch._wire.errors import DispatchError, fresh
 from trio_dispatch._wire.models import Job
 
 UNREAD: Final = 64
-"""Finished jobs that wait for a reader of `Client.wait_jobs`; then no more are asked for."""
+"""How many finished jobs of `Client.wait_jobs` wait for the reader; then the wait pauses."""
 
 
 class Source(Protocol):
-    """Where the jobs come from that are waited for."""
+    """The source of the jobs to wait for."""
 
     unread: int
     """How many finished jobs may wait for the reader."""
 
     async def run(self, watch: EndWatch[Job]) -> None:
-        """Add jobs to *watch*, until there are no more. May raise anything."""
+        """Add jobs to *watch* until there are no more. May raise any exception."""
 
     def on_progress(self) -> None:
         """A job has ended, or the reader has taken one."""
 
     def close(self) -> None:
-        """Nobody waits any more."""
+        """The reader has left."""
 
 
 class EnqueuedJobs:
-    """Jobs that are enqueued already."""
+    """Jobs that are already enqueued."""
 
     unread = UNREAD
 
@@ -65,16 +65,16 @@ class EnqueuedJobs:
         """Nothing more to do."""
 
     def close(self) -> None:
-        """Nothing is held."""
+        """Nothing to release."""
 
 
 class JobsToRun:
     """Jobs that are enqueued as earlier ones finish.
 
     Args:
-        calls: enqueues.
-        requests: what to enqueue; read as places become free.
-        limit: how many may be enqueued and not finished.
+        calls: used to enqueue.
+        requests: the jobs to enqueue; the next one is read when an earlier one has finished.
+        limit: how many jobs may be enqueued and not finished.
     """
 
     def __init__(self, calls: Calls, requests: Iterable[EnqueueRequest], limit: int) -> None:
@@ -112,7 +112,7 @@ class JobsToRun:
 
     def _enqueued(self, request: Request) -> None:
         if request not in self._enqueueing:
-            return  # nobody waits any more
+            return  # the reader has left
         del self._enqueueing[request]
         try:
             if request.answer is None:
@@ -124,11 +124,11 @@ class JobsToRun:
         self._alarm.ring()
 
     def on_progress(self) -> None:
-        """There may be room for the next."""
+        """Continue, as there may be space for the next job."""
         self._alarm.ring()
 
     def close(self) -> None:
-        """Enqueue no more; what is not written yet is not sent."""
+        """Enqueue no more; requests that are not yet written are withdrawn."""
         requests, self._enqueueing = self._enqueueing, {}
         for request in requests:
             request.cancel()
@@ -136,10 +136,10 @@ class JobsToRun:
 
 
 class FinishedJobs(BlockChannel[Job]):
-    """Jobs as they finish, however they end; see `Client.wait_jobs` and `Client.run_jobs`.
+    """Jobs as they finish; see `Client.wait_jobs` and `Client.run_jobs`.
 
-    An async context manager, and inside the block a `trio.abc.ReceiveChannel`. Leaving the block
-    ends the waiting, and leaves the jobs alone.
+    This is an async context manager, and inside the block a `trio.abc.ReceiveChannel`. Leaving the
+    block ends the wait and does not affect the jobs.
     """
 
     def __init__(self, call: str, calls: Calls, background: Background, source: Source) -> None:
@@ -163,10 +163,12 @@ class FinishedJobs(BlockChannel[Job]):
         self._readers.unpark_all()
 
     async def receive(self) -> Job:
-        """Wait for the next job to finish; its ``state`` says how. Cancelled, it takes none.
+        """Wait for the next job to finish, and return it; its ``state`` shows how it ended.
+
+        If it is cancelled, no job is lost.
 
         Raises:
-            trio.EndOfChannel: these were all.
+            trio.EndOfChannel: all jobs have been returned.
             trio.ClosedResourceError: the block has exited.
             RuntimeError: the block has not been entered.
             DispatchError: a job could not be enqueued or found, or the client ended.

@@ -11,13 +11,13 @@ from trio_dispatch._wire.models import Enqueued, Job
 class JobHandle:
     """A job that a client has enqueued.
 
-    It can be copied and pickled. A copy in the same process belongs to the same client; one that
-    was pickled belongs to none, and only names its job.
+    You can copy and pickle a handle. A copy in the same process belongs to the same client. An
+    unpickled handle belongs to no client, and only identifies its job.
 
     Attributes:
         job_id: the server's id.
-        queue: the queue that the job was put into.
-        state: the last state that this handle has heard of; `refresh` and `wait` renew it.
+        queue: the queue of the job.
+        state: the last state that this handle has seen; `refresh` and `wait` update it.
     """
 
     def __init__(self, calls: Calls | None, enqueued: Enqueued) -> None:
@@ -65,7 +65,7 @@ class JobHandle:
         self.state = "cancelled"
 
     async def refresh(self) -> Job:
-        """Ask the server for the job's present state, and return it."""
+        """Get the job in its present state from the server."""
         job = await self._connected_calls().get_job(self.job_id)
         self.state = job.state
         return job

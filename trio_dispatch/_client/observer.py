@@ -1,4 +1,4 @@
-"""What a client's link reports, and who hears of it."""
+"""The observer of a client's link, which passes on what the link reports."""
 
 from __future__ import annotations
 
@@ -15,11 +15,12 @@ from trio_dispatch._wire.session import Ready
 
 
 class ClientObserver:
-    """Keeps the session's name, and passes everything else on to the feed of its server.
+    """Keeps the session's id, and passes everything else on to the feed of its server.
 
     Args:
-        feed: told of connections, losses and events; the links of all servers, if all are heard.
-        background: what the client runs for as long as the link lives.
+        feed: gets connections, losses and events; the links of all servers, if the client listens to
+            all of them.
+        background: the tasks of the client, which run as long as the link.
         at_end: called when the link has ended.
     """
 
@@ -33,9 +34,9 @@ class ClientObserver:
         self._background = background
         self._at_end = at_end
         self.on_push = feed.on_push
-        """An event arrived. The feed's own method, because events are many."""
+        """An event arrived. This is the feed's own method, because there are many events."""
         self.session_id: str | None = None
-        """The server's name for the last session."""
+        """The server's id of the last session."""
 
     async def run(self) -> None:
         """Run the client's own tasks."""
@@ -60,7 +61,7 @@ class ClientObserver:
         self._feed.on_channel_lost(channel)
 
     def on_stray(self, frame: WireFrame) -> None:
-        """A frame that nobody waits for arrived: the link has counted it."""
+        """A frame arrived that nobody waits for. The link has counted it."""
 
     def on_end(self, error: DispatchError | None) -> None:
         """The link has ended."""

@@ -1,6 +1,6 @@
-"""Opening a client, and who runs it."""
+"""Opening and running a client."""
 
-# Running a client is not for its users, so it is no method of theirs.
+# Users do not run a client themselves, so running it is not a public method.
 # pyright: reportPrivateUsage=false
 
 from __future__ import annotations
@@ -24,40 +24,44 @@ F = TypeVar("F", bound=Callable[..., object])
 
 _OPTIONS: Final = """
     Args:
-        url: where the server is, ``ws://host:port/dwp`` or ``wss://…``. Of a list, each dial takes
-            the next, without a pause until all have been tried. With ``http://`` or ``https://``
-            requests go by RPC, and subscriptions by event streams.
+        url: the server's URL, ``ws://host:port/dwp`` or ``wss://…``. With a list, each connection
+            attempt uses the next URL, without a pause until all have been tried. With ``http://``
+            or ``https://`` requests go by RPC, and subscriptions by event streams.
         token: the token to authenticate with.
-        token_provider: asked for a token before every dial, sync or async. When it raises, *token*
-            is used instead; without one, the dial has failed.
+        token_provider: a function, sync or async, that returns a token; called before every
+            connection attempt. If it raises, *token* is used instead; without one, the attempt
+            fails.
         format: ``"json"`` or ``"msgpack"``.
         transport: ``"trio-websocket"``, ``"websockets"``, or ``"auto"``: the fastest installed.
-        ssl_context: for ``wss://``; by default certificates are verified by the system's store.
-        headers: extra HTTP headers for the upgrade. The token goes as ``Authorization: Bearer``.
-        proxy: ``"env"``: what ``HTTPS_PROXY``, ``HTTP_PROXY``, ``ALL_PROXY`` and ``NO_PROXY`` say;
-            None for none; or the URL of one, ``http://…`` or ``socks5://…``. Names are resolved by
-            the proxy. WebSockets and SOCKS need ``trio-dispatch[proxy]``.
+        ssl_context: for ``wss://``; by default certificates are verified against the system's
+            store.
+        headers: extra HTTP headers for the upgrade. The token is sent as ``Authorization: Bearer``.
+        proxy: ``"env"`` for the proxy in ``HTTPS_PROXY``, ``HTTP_PROXY``, ``ALL_PROXY`` and
+            ``NO_PROXY``; None for no proxy; or the URL of one, ``http://…`` or ``socks5://…``. The
+            proxy resolves host names. WebSockets and SOCKS need ``trio-dispatch[proxy]``.
         connect_timeout: seconds for token, TCP, TLS, upgrade and authentication together.
         request_timeout: seconds from a call to its answer; None for no limit.
-        heartbeat_interval: after so many seconds of silence the server is pinged; None for never.
-        heartbeat_timeout: after so many more seconds of silence the connection is given up.
-        reconnect: dial again when the connection is lost.
-        min_reconnect_delay: seconds before the first dial after a loss.
-        max_reconnect_delay: seconds between dials at most; the delay doubles, with jitter.
-        max_reconnect_attempts: attempts in a row that may fail; None for no limit. One turn round
-            a list of URLs is one attempt.
-        fail_first_connect: raise the error of the first dial, instead of dialling again.
-        max_message_size: bytes per message at most, in both directions.
+        heartbeat_interval: seconds without a frame after which the client pings the server; None
+            for no pings.
+        heartbeat_timeout: further seconds without a frame after which the connection is lost.
+        reconnect: whether to reconnect when the connection is lost.
+        min_reconnect_delay: seconds before the first attempt after a loss.
+        max_reconnect_delay: the most seconds between attempts; the delay doubles, with jitter.
+        max_reconnect_attempts: attempts in a row that may fail; None for no limit. Trying each URL
+            of a list once is one attempt.
+        fail_first_connect: whether to raise the error of the first attempt instead of trying again.
+        max_message_size: the most bytes of a message, in both directions.
         max_concurrent_runs: workflow runs that this client starts at once; each has a connection.
-        logger: where to log; ``trio_dispatch`` by default.
-        instruments: what is told of connections, requests and events.
-        events_from: which servers of a list subscriptions hear: ``"connection"``, the one that the
-            client is connected to, or ``"all"``, with one more connection to each of the others.
+        logger: the logger to use (default: ``trio_dispatch``).
+        instruments: called for connections, requests and events.
+        events_from: the servers of a list whose events subscriptions receive: ``"connection"``, the
+            one that the client is connected to, or ``"all"``, with one more connection to each of
+            the others.
 
     Raises:
-        TypeError, ValueError: an argument cannot work.
-        ConnectFailed: the first dial failed.
-        AuthError: the server refused the token, at the first dial or later.
+        TypeError, ValueError: an argument is invalid.
+        ConnectFailed: the first attempt failed.
+        AuthError: the server refused the token, at the first attempt or later.
 """
 
 
@@ -71,7 +75,7 @@ async def running(client: Client) -> AsyncGenerator[Client, None]:
 def open_over(
     connector: Connector, *args: Any, **options: Any
 ) -> AbstractAsyncContextManager[Client]:
-    """`open_client`, but reaching the server by *connector* instead of TCP."""
+    """Do the same as `open_client`, with *connector* instead of TCP."""
     options.setdefault("proxy", None)
     settings = _checked("open_client", read_options, *args, **options)
     return running(Client(settings.over(connector)))
@@ -80,7 +84,7 @@ def open_over(
 async def run_alone(
     client: Client, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
 ) -> None:
-    """Run *client* in a caller's nursery: if no block raises the client's error, this does."""
+    """Run *client* in a caller's nursery. If no block raises the client's error, raise it here."""
     link = client._link
     await link.run(task_status=task_status)
     if link.error is not None and not link.used_as_block:
@@ -93,11 +97,12 @@ def _opening(read: Callable[P, ClientSettings]) -> Callable[P, AbstractAsyncCont
 
     open_client.__doc__ = f"""Open a `Client` for the length of a block.
 
-    ``async with open_client("ws://localhost:8080/dwp", token="…") as client:`` begins when the
-    client is connected and authenticated. Leaving the block, however, ends every task and closes
-    every connection of the client, within 2 s; cancelled, at once. What the body raises comes out
-    unchanged. If the client ends by itself (a refused token, attempts used up), waiting calls raise
-    the error, the body is cancelled, and the block raises it.
+    The block ``async with open_client("ws://localhost:8080/dwp", token="…") as client:`` begins
+    when the client is connected and authenticated. When the block exits, for whatever reason, the
+    client ends all of its tasks and closes all of its connections within 2 s; if it is cancelled,
+    at once. Exceptions of the body propagate unchanged. If the client ends by itself (a refused
+    token, no attempts left), waiting calls raise the error, the body is cancelled, and the block
+    raises the error.
 {_OPTIONS}"""
     return _like(open_client, read, AbstractAsyncContextManager[Client], [])
 
@@ -113,9 +118,9 @@ def _connecting(
 
     connect_client.__doc__ = f"""Connect a `Client` that outlives a block.
 
-    It is one task in *nursery*, until ``aclose()``, the end of an ``async with client:``, or
-    cancellation. If the client ends by itself, an ``async with client:`` raises the error; where
-    there was none, the task does.
+    It runs as one task in *nursery*, until ``aclose()``, the end of an ``async with client:``, or
+    cancellation. If the client ends by itself, an ``async with client:`` raises the error; without
+    such a block, the task raises it.
 {_OPTIONS}"""
     first = inspect.Parameter("nursery", inspect.Parameter.POSITIONAL_ONLY, annotation=trio.Nursery)
     return _like(connect_client, read, Client, [first])
@@ -124,7 +129,7 @@ def _connecting(
 def _checked(
     name: str, read: Callable[P, ClientSettings], *args: P.args, **kwargs: P.kwargs
 ) -> ClientSettings:
-    """Call *read*; a misspelt option is named as one of *name*."""
+    """Call *read*; if an option is misspelt, raise `TypeError` on behalf of *name*."""
     try:
         inspect.signature(read).bind(*args, **kwargs)
     except TypeError as exc:
@@ -141,7 +146,7 @@ def _like(
     result: object,
     first: list[inspect.Parameter],
 ) -> F:
-    """Give *function* the signature of *read*, so that the options stand in one place."""
+    """Give *function* the signature of *read*, so that the options are defined in one place."""
     signature = inspect.signature(read)
     parameters = [*first, *signature.parameters.values()]
     function.__signature__ = signature.replace(  # type: ignore[attr-defined]

@@ -1,4 +1,4 @@
-"""The options of a client: what users say of it, checked and made into settings."""
+"""The options of a client: this module checks them and converts them into settings."""
 
 from __future__ import annotations
 
@@ -35,16 +35,16 @@ EventsFrom = Literal["connection", "all"]
 TransportName = Literal["auto", "trio-websocket", "websockets"]
 
 _CODECS: Final[dict[str, tuple[Codec, ...]]] = {"json": (JSON,), "msgpack": (MSGPACK, JSON)}
-"""What a session offers. A server that does not know msgpack falls back to JSON."""
+"""The formats that a session offers. A server that does not know msgpack falls back to JSON."""
 
 
 class InsecureTokenWarning(UserWarning):
-    """A token is sent over a connection that is not encrypted, to another machine."""
+    """A token is sent to another machine over an unencrypted connection."""
 
 
 @attrs.frozen(kw_only=True)
 class ClientSettings:
-    """How a client behaves."""
+    """The settings of a client."""
 
     link: LinkSettings
     run_link: LinkSettings
@@ -61,7 +61,7 @@ class ClientSettings:
         return tuple(address.shown for address in addresses)
 
     def over(self, connector: Connector) -> ClientSettings:
-        """The same, but reaching the server by *connector* instead of TCP."""
+        """Return the same settings, with *connector* instead of TCP."""
         return attrs.evolve(
             self,
             link=self.link.over(connector),
@@ -94,7 +94,7 @@ def read_options(
     instruments: Sequence[Instrument] = (),
     events_from: EventsFrom = "connection",
 ) -> ClientSettings:
-    """Check the options of `open_client`. Raises for what cannot work."""
+    """Check the options of `open_client`. Raises `TypeError` or `ValueError` if one is invalid."""
     addresses = read_addresses(url, "ws", "wss", "http", "https")
     _check_choice(format, "format", ("json", "msgpack"))
     _check_choice(transport, "transport", ("auto", "trio-websocket", "websockets"))
@@ -155,14 +155,14 @@ def read_options(
 
 
 def run_link(link: LinkSettings) -> LinkSettings:
-    """The settings for a connection that carries a run: not kept alive, and never replaced."""
+    """Make the settings for the connection of a run: it has no heartbeat and never reconnects."""
     return attrs.evolve(
         link, reconnect=False, fail_first_connect=True, heartbeat=None, request_timeout=None
     )
 
 
 def _read_mode(addresses: tuple[Address, ...], format: str, transport: str) -> bool:
-    """Whether *addresses* are spoken to by HTTP. Raises for what does not go with it."""
+    """Return whether *addresses* use HTTP. Raises if an option does not work with HTTP."""
     modes = {address.is_http for address in addresses}
     if len(modes) > 1:
         raise ValueError(

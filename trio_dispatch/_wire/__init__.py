@@ -1,1 +1,1 @@
-"""What is on the wire: frames, codecs, models, channels, errors and sessions. No I/O."""
+"""The wire format: frames, codecs, models, channels, errors and sessions. No I/O."""

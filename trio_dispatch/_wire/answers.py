@@ -1,7 +1,7 @@
-"""HTTP answers that come from no Dispatch server: a proxy's page, a redirect, a refused upgrade.
+"""HTTP answers from something else than a Dispatch server: a proxy, a redirect, a refused upgrade.
 
-Each becomes one line for a message or a log. A page of HTML is never quoted, a URL is shown without
-its secrets, and the token is hidden where an answer repeats it.
+This module describes each in one line, for a message or a log. It never quotes a page of HTML, it
+shows a URL without its secrets, and it hides the token if an answer repeats it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Final
 from trio_dispatch._wire.url import without_secrets
 
 SHOWN: Final = 200
-"""Characters of a body that are shown at most."""
+"""The most characters of a body that are shown."""
 
 Headers = Sequence[tuple[str, str]]
 
@@ -38,14 +38,14 @@ def describe_answer(
         reason: its reason phrase; the usual one if it has none.
         headers: its headers, for ``Location``, ``Retry-After`` and ``Content-Type``.
         body: its beginning, or all of it.
-        secrets: texts that are not shown.
+        secrets: texts to hide.
     """
     known = {name.lower(): value for name, value in headers}
     text = f"HTTP {status} {_one_line(reason) or _usual_reason(status)}".rstrip()
     location = known.get("location")
     if location is not None and 300 <= status < 400:
         place = _one_line(without_secrets(location))
-        text += f", which leads to {place}, not followed"
+        text += f", a redirect to {place}, which is not followed"
     wait = known.get("retry-after")
     if wait is not None:
         text += f" (Retry-After: {_one_line(wait)[:40]})"
@@ -61,11 +61,11 @@ def describe_answer(
 
 
 def retry_after(headers: Headers, now: datetime | None = None) -> float | None:
-    """Read how many seconds a ``Retry-After`` asks to wait. None if there is none that makes sense.
+    """Read the seconds to wait from a ``Retry-After``. None if it is missing or invalid.
 
     Args:
         headers: the answer's headers.
-        now: an aware time, from which a date is counted.
+        now: the present time, aware; used if the header is a date.
     """
     value = next((value for name, value in headers if name.lower() == "retry-after"), "").strip()
     if value.isascii() and value.isdigit():
@@ -80,7 +80,7 @@ def retry_after(headers: Headers, now: datetime | None = None) -> float | None:
 
 
 def _words(content_type: str, body: bytes) -> str:
-    """The first words of a body."""
+    """Return the first words of a body."""
     text = body[: 4 * SHOWN].decode("utf-8", "replace")
     if "html" in content_type.lower() or _HTML.match(text):
         return "(an HTML page)"

@@ -1,7 +1,7 @@
-"""Arguments, checked before anything is sent.
+"""Checks of arguments, before anything is sent.
 
-Servers accept some of what is refused here and then do nothing useful with it: a job without a
-name runs for ever, a NaN arrives as null (protocol, "Jobs").
+Servers accept some of the values that this module refuses, and then do nothing useful with them: a
+job without a name runs forever, and a NaN arrives as null (protocol, "Jobs").
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ MAX_INT64: Final = 2**63 - 1
 
 
 def check_text(value: object, what: str) -> str:
-    """Return *value* if it is a string with something in it.
+    """Return *value* if it is a non-empty string.
 
     Raises:
         TypeError: it is not a string.
@@ -69,12 +69,12 @@ def check_seconds(value: object, what: str, *, zero: bool = False) -> float:
 
 
 def encode_payload(value: object, what: str, name: str | None = None) -> msgspec.Raw:
-    """Encode *value* as JSON text, to be sent as it is.
+    """Encode *value* as JSON text, which is sent unchanged.
 
     Args:
         value: anything.
         what: what it is, in errors.
-        name: what it belongs to, where that is to be named as well.
+        name: what it belongs to, if errors should name that as well.
 
     Raises:
         TypeError: it holds something that has no JSON form.

@@ -1,10 +1,10 @@
 """Channels and the events that belong to them.
 
-The wire fact behind this room (protocol, "Events"): an event frame's ``channel`` is the topic of
-the entity that it is about, not the channel that was subscribed, and several matching
-subscriptions of one connection bring one delivery. So who gets an event is decided here, by
-matching its topic. Servers that follow the published description instead put the subscribed
-channel there and the event's fields flat into ``data``; both shapes are understood.
+This module exists because of a fact of the wire (protocol, "Events"): the ``channel`` of an event
+frame is the topic of its entity, not the subscribed channel, and a connection gets each event once
+even if several of its subscriptions match. So this module matches topics to decide who gets an
+event. Servers that follow the published description send the subscribed channel instead, and put
+the event's fields flat into ``data``. This module understands both shapes.
 """
 
 from __future__ import annotations
@@ -50,16 +50,16 @@ def check_channel(channel: object) -> str:
 
 
 def server_channel(channel: str) -> str:
-    """Which channel to subscribe on the server for the events of *channel*.
+    """Return the channel to subscribe to on the server for the events of *channel*.
 
-    ``queue:<name>`` is accepted by servers and never delivers (protocol, "Events"), so a queue's
-    events are picked out of ``jobs``.
+    Servers accept ``queue:<name>`` but never deliver events for it (protocol, "Events"), so a
+    queue's events are filtered out of ``jobs``.
     """
     return JOBS if channel.startswith("queue:") else channel
 
 
 def covering_channel(channels: Iterable[str]) -> str:
-    """Return the narrowest single channel that brings the events of all *channels*."""
+    """Return the narrowest single channel that includes the events of all *channels*."""
     names = {server_channel(channel) for channel in channels}
     if len(names) == 1:
         return names.pop()
@@ -95,7 +95,7 @@ _fields_decoder: Final = msgspec.json.Decoder(dict[str, Any])
 
 
 class Occurrence(msgspec.Struct, frozen=True):
-    """What one event frame says, before anybody has asked for all of it."""
+    """The content of one event frame, decoded only as far as needed."""
 
     type: str
     ts: datetime | None
@@ -112,14 +112,14 @@ class Occurrence(msgspec.Struct, frozen=True):
         return cast("dict[str, object]", _fields_decoder.decode(self.fields_text))
 
     def queue(self) -> str:
-        """The queue of the job that it is about; empty where it has none."""
+        """The queue of the job that it is about; empty if it has none."""
         return decode_leniently(self.fields_text, _queue_decoder).queue
 
     def channels(self, *, with_queue: bool) -> list[str]:
-        """Every channel whose subscribers get this, narrowest first.
+        """Return every channel whose subscribers get this, narrowest first.
 
         Args:
-            with_queue: also name the ``queue:`` channel, which costs a look into the fields.
+            with_queue: include the ``queue:`` channel, which requires decoding the fields.
         """
         kind, _, name = self.topic.partition(":")
         found: list[str] = []
@@ -131,17 +131,17 @@ class Occurrence(msgspec.Struct, frozen=True):
         elif kind == "workflow" and name:
             found += (self.topic, WORKFLOWS)
         elif self.flat and self.channel not in ("", FIREHOSE):
-            # Nothing says what it is about, but it was sent for this channel.
+            # The frame does not name its entity, but it was sent for this channel.
             found.append(self.channel)
         found.append(FIREHOSE)
         return found
 
 
 def read_occurrence(frame: WireFrame) -> Occurrence:
-    """Read an event frame, whichever shape it has.
+    """Read an event frame of either shape.
 
     Raises:
-        msgspec.DecodeError, UnicodeDecodeError: its ``data`` is no JSON object.
+        msgspec.DecodeError, UnicodeDecodeError: its ``data`` is not a JSON object.
     """
     text = object_text(frame.data)
     body = decode_leniently(text, _body_decoder)
@@ -160,12 +160,12 @@ def read_occurrence(frame: WireFrame) -> Occurrence:
 
 
 class CopyFilter:
-    """Tells a repeated event from a copy of one, for events of the flat shape.
+    """Distinguishes a new event from a copy of an earlier one, for events of the flat shape.
 
-    A server that names the subscribed channel may send one frame for each of a connection's
-    matching channels, where today's server sends one in all. Each event goes to everybody whom it
-    matches when it first comes, so the same fields under *another* channel are a copy, and under
-    the *same* channel they are a new event.
+    A server that names the subscribed channel may send one frame for each matching channel of a
+    connection. (Today's server sends one frame in all.) The client delivers each event to every
+    matching subscriber when it first arrives. So the same fields under *another* channel are a
+    copy, and under the *same* channel they are a new event.
     """
 
     REMEMBERED: Final = 1024
@@ -174,7 +174,7 @@ class CopyFilter:
         self._seen: OrderedDict[bytes, set[str]] = OrderedDict()
 
     def is_copy(self, occurrence: Occurrence) -> bool:
-        """Whether *occurrence* has been seen already under another channel."""
+        """Return whether *occurrence* has already been seen under another channel."""
         if not occurrence.flat:
             return False
         channels = self._seen.get(occurrence.fields_text)

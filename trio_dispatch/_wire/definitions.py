@@ -1,7 +1,7 @@
-"""Typed definitions: a name and the type of what belongs to it, in one object.
+"""Typed definitions: one object that holds a name and the type of its data.
 
-Both sides import the same object, so that the type checker checks what is sent, and what is read is
-decoded into the type it was sent as. A definition stands wherever a name does.
+Both sides import the same object. The type checker then checks what is sent, and the reader gets
+the type that was sent. Every function that takes a name also takes a definition.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ T = TypeVar("T")
 
 
 def _decoder(type: type[T]) -> Callable[[bytes], T]:
-    """What reads *type* from JSON: a pydantic model's own method, else msgspec."""
+    """Return a decoder of *type* from JSON: a pydantic model's own method, else msgspec's."""
     validate = getattr(type, "model_validate_json", None)
     if validate is not None:
         return cast("Callable[[bytes], T]", validate)
@@ -33,11 +33,11 @@ def _decoder(type: type[T]) -> Callable[[bytes], T]:
 
 
 def _encode(value: object, decode: Callable[[bytes], object], what: str) -> msgspec.Raw:
-    """Encode *value*, and see that it can be read back."""
+    """Encode *value*, and check that it can be decoded again."""
     text = encode_payload(value, what)
     try:
         decode(bytes(text))
-    except ValueError as exc:  # msgspec's and pydantic's validation errors are kinds of it
+    except ValueError as exc:  # msgspec's and pydantic's validation errors are subclasses
         raise ValueError(f"{what} does not fit its type: {exc}") from exc
     return text
 
@@ -53,8 +53,8 @@ class JobType(Generic[P]):
         name: the name that workers know the job by.
         payload: the type of its payload: a msgspec struct, an attrs class, a dataclass, a
             TypedDict, a pydantic model, or anything else that msgspec decodes into.
-        queue: the queue for its jobs, unless ``enqueue`` names another (default: the server's).
-        priority: the priority of its jobs, unless ``enqueue`` names another.
+        queue: the queue of its jobs, unless ``enqueue`` names another (default: the server's).
+        priority: the priority of its jobs, unless ``enqueue`` sets another.
 
     Raises:
         TypeError, ValueError: the name cannot be sent, or *payload* cannot be read from JSON.
@@ -78,7 +78,7 @@ class JobType(Generic[P]):
         """Read the payload of *job*.
 
         Raises:
-            ValueError: it is a job of another name, or its payload is of another shape
+            ValueError: the job has another name, or its payload has another shape
                 (`msgspec.ValidationError`, or pydantic's).
         """
         if job.name != self.name:
@@ -86,11 +86,11 @@ class JobType(Generic[P]):
         return self.decode(job.payload_bytes)
 
     def encode(self, payload: P) -> msgspec.Raw:
-        """Encode a payload as JSON text. Raises `ValueError` if it is of another shape."""
+        """Encode a payload as JSON text. Raises `ValueError` if it has another shape."""
         return _encode(payload, self._decode, f"the payload of {self.name!r}")
 
     def decode(self, text: bytes | None) -> P:
-        """Decode a payload from JSON text; nothing stored counts as ``null``."""
+        """Decode a payload from JSON text. A missing payload counts as ``null``."""
         return self._decode(b"null" if text is None else text)
 
 
@@ -123,18 +123,18 @@ class WorkflowType(Generic[I]):
         """Read the input of *run*.
 
         Raises:
-            ValueError: it is a run of another workflow, or its input is of another shape.
+            ValueError: the run belongs to another workflow, or its input has another shape.
         """
         if run.name != self.name:
             raise ValueError(f"run {run.id} is a {run.name!r}, not a {self.name!r}")
         return self.decode(run.input_bytes)
 
     def encode(self, input: I) -> msgspec.Raw:
-        """Encode an input as JSON text. Raises `ValueError` if it is of another shape."""
+        """Encode an input as JSON text. Raises `ValueError` if it has another shape."""
         return _encode(input, self._decode, f"the input of {self.name!r}")
 
     def decode(self, text: bytes | None) -> I:
-        """Decode an input from JSON text; nothing stored counts as ``null``."""
+        """Decode an input from JSON text. A missing input counts as ``null``."""
         return self._decode(b"null" if text is None else text)
 
 
@@ -143,5 +143,5 @@ def _name_of(type: object) -> str:
 
 
 def name_of(name: str | JobType[Any] | WorkflowType[Any]) -> str:
-    """The name that a definition stands for; a name stands for itself."""
+    """Return the name of a definition; return a plain name unchanged."""
     return name.name if isinstance(name, (JobType, WorkflowType)) else name

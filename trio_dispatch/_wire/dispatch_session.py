@@ -1,6 +1,6 @@
-"""The session of the Dispatch Wire Protocol; ``session`` has the theory of operation."""
+"""The session of the Dispatch Wire Protocol; ``session`` explains the theory of operation."""
 
-# The table of transitions stands behind the class whose methods it names.
+# The table of transitions follows the class, because it names the methods of the class.
 # pyright: reportPrivateUsage=false
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from trio_dispatch._wire.session import (
 )
 
 FULL_CREDITS: Final = 1_000_000
-"""Credits granted when a session begins; topped up whenever half of them are spent."""
+"""Credits granted when a session begins, and renewed whenever half of them are spent."""
 
 EARLY_PINGS: Final = 4
-"""Pings before the answer to ``auth`` that get a pong: the last few."""
+"""How many of the pings before the answer to ``auth`` get a pong: the last ones."""
 
 
 class _AuthAnswer(msgspec.Struct, frozen=True):
@@ -40,9 +40,9 @@ _auth_decoder: Final = msgspec.json.Decoder(_AuthAnswer)
 
 
 def _only_grants(frame: Frame) -> bool:
-    """Whether servers take *frame* for a grant of credits, which has no answer.
+    """Return whether servers treat *frame* as a grant of credits, which they do not answer.
 
-    They look at the type ``ping`` first, and at the method last (protocol, "Frame", "Credits").
+    They check for the type ``ping`` first, and the method last (protocol, "Frame", "Credits").
     """
     return frame.credits > 0 and frame.type != FrameType.PING
 
@@ -51,7 +51,7 @@ class DispatchSession(FrameSession):
     """A session of the Dispatch Wire Protocol.
 
     Args:
-        codecs: the formats that may be agreed on, the wished-for one first.
+        codecs: the formats to offer, the preferred one first.
     """
 
     def __init__(self, *codecs: Codec) -> None:
@@ -72,34 +72,37 @@ class DispatchSession(FrameSession):
             data={"token": token or "", "format": self._wish},
         )
         self._queue(self._encode(auth))
-        # The answer comes in the agreed format already, so until it does both are expected:
-        # the binary codecs recognize JSON by its first byte.
+        # The answer already uses the agreed format, so until it arrives both are expected: the
+        # binary codecs recognize JSON by its first byte.
         self._codec = self._formats[self._wish]
         return None
 
     def _request_encoding(self, frame: Frame) -> str:
         if _only_grants(frame):
-            raise ValueError("a frame with credits is never answered: send it without waiting")
+            raise ValueError(
+                "servers never answer a frame with credits: send it without waiting for an answer"
+            )
         return super()._request_encoding(frame)
 
     def send(self, frame: Frame) -> None:
-        """Send *frame*, for whose answer nobody waits: it comes back as a `Stray`."""
+        """Send *frame* without waiting for the answer, which will be a `Stray`."""
         self._expect(State.READY)
         if not _only_grants(frame):
             self._send_tracked(frame, Owed.HANDLER)
             return
         if not frame.id:
-            # Should the server refuse it all the same, the error names it, and is nobody else's.
+            # If the server refuses it anyway, the error names it and cannot be mistaken for
+            # another request's.
             frame = msgspec.structs.replace(frame, id=self._new_id())
         self._queue(self._encode(frame))
 
     def forget(self, id: str) -> None:
-        """Nobody waits for the answer to *id* any more. It stays in flight until it is answered."""
+        """Stop waiting for the answer to *id*. The request stays in flight until it is answered."""
         if id in self._unanswered:
             self._unanswered[id] = Owed.NOBODY
 
     def grant(self, credits: int) -> None:
-        """Let the server send *credits* events more; goes ahead of all requests."""
+        """Let the server send *credits* more events. The frame goes ahead of all requests."""
         self._expect(State.READY)
         self._credits += credits
         frame = Frame(id=self._new_id(), type=FrameType.REQUEST, credits=credits)
@@ -137,7 +140,7 @@ class DispatchSession(FrameSession):
         return Refused(frame.error or ErrorBody())
 
     def _on_early_ping(self, frame: WireFrame) -> None:
-        # The pong waits: nothing may go out until the answer to auth has settled the format.
+        # The pong waits: the answer to auth decides the format, so nothing may be sent before.
         self._early_pings.append(frame)
 
     def _on_event(self, frame: WireFrame) -> Outcome:
@@ -147,8 +150,8 @@ class DispatchSession(FrameSession):
         return Push(frame)
 
     def _whose(self, frame: WireFrame) -> str | None:
-        # In order of arrival, so it is the oldest's; a response without correl_id answers a frame
-        # without id, and we send none (rule 2).
+        # Answers come in order of arrival, so this one belongs to the oldest request. A response
+        # without correl_id answers a frame without id, and this client sends none (rule 2).
         if frame.type != FrameType.ERROR:
             return None
         return next(iter(self._unanswered), None)
@@ -169,10 +172,10 @@ _TRANSITIONS: Final = {
     (State.READY, FrameType.PING): DispatchSession._on_ping,
     (State.READY, "*"): DispatchSession._on_other,
 }
-"""Every (state, type) pair that the protocol allows; all others are the server's mistake."""
+"""Every (state, type) pair that the protocol allows; all others are mistakes of the server."""
 
 _ACTIONS: Final = {
     state: {type: action for (at, type), action in _TRANSITIONS.items() if at is state}
     for state in State
 }
-"""The same by state."""
+"""The same pairs, grouped by state."""

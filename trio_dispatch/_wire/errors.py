@@ -1,8 +1,8 @@
 """The exception tree.
 
-Everything that this package raises for a reason of its own is a `DispatchError`; arguments that
-could never work are plain `TypeError` and `ValueError`, raised before anything is sent. Each class
-keeps its constructor's arguments in ``args``, so errors copy and pickle.
+Every error of this package is a `DispatchError`. Invalid arguments raise plain `TypeError` and
+`ValueError`, before anything is sent. Each class keeps its constructor's arguments in ``args``, so
+errors can be copied and pickled.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ class DispatchError(Exception):
 class ConnectFailed(DispatchError):
     """No connection could be made: the address, TLS, the WebSocket upgrade or the session failed.
 
-    The message names the URL (without secrets) and the reason; ``__cause__`` is the error behind
-    it.
+    The message includes the URL (without secrets) and the reason; ``__cause__`` is the original
+    error.
 
     Attributes:
-        retry_after: seconds after which the server asked to be tried again; None if it did not.
+        retry_after: seconds after which the server asks to try again; None if it does not.
     """
 
     def __init__(self, message: str, retry_after: float | None = None) -> None:
@@ -39,11 +39,11 @@ class ConnectFailed(DispatchError):
 
 
 class ConnectionLost(DispatchError):
-    """The connection ended under a request.
+    """The connection ended during a request.
 
     Attributes:
-        maybe_delivered: True when the request had been written: the server may or may not have
-            carried it out. False when it was never written, so it certainly did not.
+        maybe_delivered: True if the request was written: the server may or may not have carried
+            it out. False if it was never written: the server certainly did not carry it out.
     """
 
     def __init__(self, message: str, maybe_delivered: bool = False) -> None:
@@ -58,8 +58,8 @@ class RequestTimeout(DispatchError):
     """No answer came within ``request_timeout``.
 
     Attributes:
-        maybe_delivered: True when the request had been written: the server may still carry it
-            out. False when it was withdrawn unsent.
+        maybe_delivered: True if the request was written: the server may still carry it out. False
+            if it was withdrawn before it was sent.
     """
 
     def __init__(self, message: str, maybe_delivered: bool = False) -> None:
@@ -71,16 +71,16 @@ class RequestTimeout(DispatchError):
 
 
 class ProtocolError(DispatchError):
-    """The other side sent what no Dispatch server sends: not a frame, or not where one belongs."""
+    """The other side broke the protocol: it sent something invalid, or at the wrong time."""
 
 
 class SubscriptionOverflow(DispatchError):
-    """A subscription's reader was slower than its events, and its buffer was full.
+    """A subscription's buffer was full, because its reader was slower than its events.
 
-    What was stored has been delivered; the next ``receive`` goes on with new events.
+    All stored events have been delivered. The next ``receive`` continues with new events.
 
     Attributes:
-        missed: how many events were not stored.
+        missed: the number of events that were lost.
     """
 
     def __init__(self, missed: int) -> None:
@@ -95,10 +95,10 @@ class SubscriptionOverflow(DispatchError):
 
 
 class ClientClosed(DispatchError):
-    """The client (or link) is closed; ``__cause__`` is the error that ended it, if one did.
+    """The client (or link) is closed; ``__cause__`` is the error that ended it, if any.
 
     Attributes:
-        maybe_delivered: True for a request that was in flight when the client was closed.
+        maybe_delivered: True if the request was in flight when the client was closed.
     """
 
     def __init__(
@@ -112,7 +112,7 @@ class ClientClosed(DispatchError):
 
 
 class RunNotKnown(DispatchError):
-    """The run's id is not known yet: the server names it only when the run has ended."""
+    """The run's id is not known yet: the server sends it only when the run has ended."""
 
 
 class NotSupported(DispatchError):
@@ -120,14 +120,14 @@ class NotSupported(DispatchError):
 
 
 class InternalError(DispatchError):
-    """A bug in this package; ``__cause__`` shows it. Please report it."""
+    """A bug in this package; ``__cause__`` is the original error. Please report it."""
 
 
 class JobFailed(DispatchError):
     """A job ended without completing.
 
     Attributes:
-        job: its last state, `Job.last_error` included.
+        job: the job in its last state, including `Job.last_error`.
     """
 
     def __init__(self, job: Job) -> None:
@@ -147,7 +147,7 @@ class WorkflowFailed(DispatchError):
     """A workflow run failed.
 
     Attributes:
-        run: its last state, `WorkflowRun.error` included.
+        run: the run in its last state, including `WorkflowRun.error`.
     """
 
     def __init__(self, run: WorkflowRun) -> None:
@@ -163,10 +163,10 @@ class RequestError(DispatchError):
     """The server answered a request with an error frame.
 
     Attributes:
-        code: the server's code, an HTTP status by meaning (`ErrorCode`).
-        message: the server's own words.
-        details: what it added, if anything.
-        method: the method that was refused; empty when it is not known.
+        code: the server's code, with the meaning of an HTTP status (`ErrorCode`).
+        message: the server's message.
+        details: further details from the server, if any.
+        method: the method that was refused; empty if it is not known.
     """
 
     def __init__(self, code: int, message: str, details: object = None, method: str = "") -> None:
@@ -183,7 +183,7 @@ class RequestError(DispatchError):
 
 
 class BadRequest(RequestError):
-    """400: the server could not make sense of the request."""
+    """400: the server could not understand the request."""
 
 
 class AuthError(RequestError):
@@ -197,8 +197,8 @@ class PermissionDenied(RequestError):
 class NotFound(RequestError):
     """404: no such job or run.
 
-    `Client.cancel_job` raises it also while the server cannot reach its store: its answer is the
-    same then.
+    `Client.cancel_job` also raises it while the server cannot reach its store, because the server's
+    answer is the same then.
     """
 
 
@@ -207,14 +207,14 @@ class MethodNotSupported(RequestError):
 
 
 class Conflict(RequestError):
-    """409: the request contradicts the present state."""
+    """409: the request conflicts with the present state."""
 
 
 class ServerError(RequestError):
     """500 and above: the server failed while it handled the request.
 
-    Or 404, if the text says that the server could not reach its store: whether there is such a job
-    or run is not known then.
+    Also 404, if the message shows that the server could not reach its store. Then it is unknown
+    whether the job or run exists.
     """
 
 
@@ -238,11 +238,11 @@ def request_error(body: ErrorBody, method: str = "") -> RequestError:
 
 
 def _is_failure_of_the_store(message: str) -> bool:
-    """Whether a 404 means that the server could not look.
+    """Return whether a 404 means that the server could not reach its store.
 
-    A true miss reads ``job not found: dispatch: job not found``, and so for runs; anything else
-    behind the first colon is what the store's driver said (protocol, "Several servers on one
-    store").
+    If the job does not exist, the message is ``job not found: dispatch: job not found``; the same
+    holds for runs. Any other text after the first colon is an error of the store's driver
+    (protocol, "Several servers on one store").
     """
     for what in ("job not found", "run not found"):
         if message.startswith(f"{what}: "):
@@ -251,10 +251,10 @@ def _is_failure_of_the_store(message: str) -> bool:
 
 
 def fresh(error: E) -> E:
-    """Copy an error that several tasks will raise, so that each grows a traceback of its own.
+    """Copy an error that several tasks will raise, so that each has its own traceback.
 
-    An error that cannot be copied (users' own may take other arguments than they keep) is returned
-    itself.
+    If an error cannot be copied (the constructors of users' errors may take other arguments than
+    they keep), it is returned itself.
     """
     try:
         copied = copy.copy(error)

@@ -1,8 +1,8 @@
-"""What travels: the frame, the names of its types and methods, and the error codes.
+"""Frames, the names of their types and methods, and the error codes.
 
-Both sides of the wire use this room, and it knows neither of them. A frame is plain data; which
-frame may follow which is the session's business (``_session.py``), how a frame becomes bytes is
-the codecs' (``_codecs.py``).
+Both client and server use this module, and it depends on neither. A frame is plain data. The
+session decides which frame may follow which (``session``), and the codecs turn frames into bytes
+(``codecs``).
 """
 
 from __future__ import annotations
@@ -47,11 +47,11 @@ class Method:
 SAFE_METHODS: Final = frozenset(
     {Method.JOB_GET, Method.WORKFLOW_GET, Method.WORKFLOW_TIMELINE, Method.STATS}
 )
-"""Methods that change nothing, so that asking twice is as good as asking once."""
+"""Methods that change nothing, so it is safe to send them twice."""
 
 
 class ErrorCode(IntEnum):
-    """The codes of error frames. Over HTTP RPC they are the response's status as well."""
+    """The codes of error frames. Over HTTP RPC they are also the status of the response."""
 
     BAD_REQUEST = 400
     UNAUTHORIZED = 401
@@ -107,17 +107,17 @@ class Frame(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
 
 
 class WireFrame(Frame, frozen=True, omit_defaults=True, kw_only=True):
-    """A frame as it came off the wire: its ``data`` is JSON text that nobody has read yet.
+    """A frame as it arrived: its ``data`` is JSON text that is not decoded yet.
 
-    Most frames are looked at by their ids alone, and who wants the data knows its type: decoding
-    it here would be work thrown away. Empty bytes mean that the frame had no ``data``.
+    For most frames only the ids are needed, and the reader of the data knows its type, so decoding
+    it here would be wasted work. Empty bytes mean that the frame had no ``data``.
     """
 
     data: msgspec.Raw = msgspec.Raw()
 
 
 class Message(msgspec.Struct, frozen=True):
-    """One WebSocket message: an encoded frame, and whether it goes as binary."""
+    """One WebSocket message: an encoded frame, and whether it is sent as binary."""
 
     data: bytes
     binary: bool

@@ -28,16 +28,16 @@ _RESERVED: Final = frozenset(
         "upgrade",
     }
 )
-"""What the connection itself is made of. So is every ``Sec-WebSocket-…``."""
+"""Headers that belong to the connection itself, as does every ``Sec-WebSocket-…``."""
 
 
 def read_headers(headers: Mapping[str, str] | Sequence[tuple[str, str]]) -> Headers:
     """Read extra HTTP headers. Errors never show a value, which may be a secret.
 
     Raises:
-        TypeError: they are no mapping and no pairs, or a name or value is no string.
-        ValueError: a name or value cannot stand in a header, a header that may occur once occurs
-            twice, or it is one of those that make up the connection.
+        TypeError: they are neither a mapping nor pairs, or a name or value is not a string.
+        ValueError: a name or value is not valid in a header, a header that may occur once occurs
+            twice, or a header belongs to the connection itself.
     """
     given: object = headers
     if isinstance(given, (str, bytes)) or not isinstance(given, Iterable):
@@ -73,12 +73,15 @@ def _read_header(pair: object) -> tuple[str, str]:
 
 
 def find_header(headers: Iterable[tuple[str, str]], name: str) -> str | None:
-    """Find the value of the first header called *name*."""
+    """Return the value of the first header named *name*."""
     return next((value for key, value in headers if key.lower() == name.lower()), None)
 
 
 def check_one_authorization(addresses: Iterable[Address], headers: Headers) -> None:
-    """Refuse an ``Authorization`` header beside ``user:password@`` in a URL, which is one too."""
+    """Refuse an ``Authorization`` header together with ``user:password@`` in a URL.
+
+    The user and password become an ``Authorization`` header, too.
+    """
     if find_header(headers, "Authorization") is not None:
         for address in addresses:
             if address.user_info is not None:
@@ -90,7 +93,7 @@ def check_one_authorization(addresses: Iterable[Address], headers: Headers) -> N
 def complete_headers(
     address: Address, token: str | None, headers: Headers, user_agent: str
 ) -> Headers:
-    """Add what belongs into every request to the headers that users have set.
+    """Add the headers of every request to those that users have set.
 
     There is one ``Authorization``: the user's own, else the user and password of the URL, else the
     token.
@@ -107,7 +110,7 @@ def complete_headers(
 
 
 def split_host(address: Address, headers: Headers) -> tuple[str, Headers]:
-    """Take the ``Host`` out of *headers*; the address's own if there is none."""
+    """Remove the ``Host`` from *headers* and return it; the address's own if there is none."""
     host = find_header(headers, "Host")
     rest = tuple((name, value) for name, value in headers if name.lower() != "host")
     return host or address.host_header, rest

@@ -1,11 +1,11 @@
-"""What the server tells: jobs, runs, steps, events, statistics.
+"""The models of the server's answers: jobs, runs, steps, events, statistics.
 
-Models are immutable and carry the server's own field names (protocol, "Jobs", "Runs and steps",
+Models are immutable and have the server's field names (protocol, "Jobs", "Runs and steps",
 "Events"). Times are aware datetimes, to the microsecond; the server writes nanoseconds.
 
-What users stored comes back as they stored it. ``payload``, ``input``, ``output`` and ``result``
-are decoded when they are JSON and bytes when they are not (a Go server keeps step results in Go's
-own encoding); the ``*_as(type)`` methods decode into a type, and ``*_bytes`` is what was stored.
+Stored values are returned as users stored them. ``payload``, ``input``, ``output`` and ``result``
+are decoded if they are JSON, and bytes otherwise (a Go server stores step results in Go's own
+encoding). The ``*_as(type)`` methods decode into a type, and ``*_bytes`` is the stored value.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ RUN_END_STATES: Final = frozenset({"completed", "failed"})
 
 
 def _read_stored(stored: bytes | None) -> object:
-    """Read stored bytes: JSON where they are JSON, else the bytes; None where nothing is stored."""
+    """Decode stored bytes if they are JSON; else return the bytes. None if nothing is stored."""
     if stored is None:
         return None
     try:
@@ -65,7 +65,7 @@ def _read_stored_as(stored: bytes | None, type: type[T]) -> T:
 
 @attrs.frozen(kw_only=True)
 class Job:
-    """A job, as ``job.get`` tells it."""
+    """A job, as ``job.get`` returns it."""
 
     id: str
     name: str
@@ -74,9 +74,9 @@ class Job:
     """``pending``, ``running``, ``completed``, ``failed``, ``retrying`` or ``cancelled``."""
     priority: int = 0
     max_retries: int = 0
-    """How often a failed job is tried again: 3 means four attempts."""
+    """How often a failed job is retried: 3 means four attempts."""
     retry_count: int = 0
-    """Failed attempts so far; one more than ``max_retries`` when the job has failed for good."""
+    """Failed attempts so far; ``max_retries`` + 1 when the job has failed for good."""
     last_error: str = ""
     scope_app_id: str = ""
     scope_org_id: str = ""
@@ -84,7 +84,7 @@ class Job:
     run_at: datetime | None = None
     started_at: datetime | None = None
     completed_at: datetime | None = None
-    """None for a job that failed: the server sets it for completed ones only."""
+    """None for a failed job: the server sets it only for completed jobs."""
     heartbeat_at: datetime | None = None
     timeout: int = 0
     """How long one attempt may take, in nanoseconds."""
@@ -95,7 +95,7 @@ class Job:
 
     @property
     def payload(self) -> object:
-        """The payload: decoded when it is JSON, bytes when it is not, None when there is none."""
+        """The payload: decoded if it is JSON, bytes otherwise, None if there is none."""
         return _read_stored(self.payload_bytes)
 
     def payload_as(self, type: type[T]) -> T:
@@ -109,13 +109,13 @@ class Job:
 
     @property
     def finished(self) -> bool:
-        """Whether the state is a last one: completed, failed or cancelled."""
+        """Whether the job has ended: it is completed, failed or cancelled."""
         return self.state in JOB_END_STATES
 
 
 @attrs.frozen(kw_only=True)
 class WorkflowRun:
-    """A workflow run, as ``workflow.get`` tells it."""
+    """A workflow run, as ``workflow.get`` returns it."""
 
     id: str
     name: str
@@ -137,7 +137,7 @@ class WorkflowRun:
 
     @property
     def input(self) -> object:
-        """The input: decoded when it is JSON, bytes when it is not, None when there is none."""
+        """The input: decoded if it is JSON, bytes otherwise, None if there is none."""
         return _read_stored(self.input_bytes)
 
     def input_as(self, type: type[T]) -> T:
@@ -155,7 +155,7 @@ class WorkflowRun:
 
     @property
     def finished(self) -> bool:
-        """Whether the state is a last one: completed or failed."""
+        """Whether the run has ended: it is completed or failed."""
         return self.state in RUN_END_STATES
 
 
@@ -171,11 +171,11 @@ class TimelineStep:
     step_name: str
     created_at: datetime | None = None
     data: bytes | None = attrs.field(default=None, repr=False)
-    """What the server stored for the step; None for a step without a result."""
+    """The result that the server stored, byte for byte; None for a step without a result."""
 
     @property
     def result(self) -> object:
-        """The result: decoded when it is JSON, bytes when it is not, None when there is none."""
+        """The result: decoded if it is JSON, bytes otherwise, None if there is none."""
         return _read_stored(self.data)
 
     def result_as(self, type: type[T]) -> T:
@@ -189,10 +189,10 @@ class Event:
 
     Attributes:
         type: for example ``job.completed`` or ``workflow.step_failed``.
-        ts: when it happened, by the server's clock; None where the server did not say.
+        ts: when it happened, by the server's clock; None if the server did not send a time.
         topic: what it happened to: ``job:<id>``, ``workflow:<id>``, or empty.
         data: the event's own fields.
-        channels: which of the subscription's channels it matched, in the order they were given.
+        channels: the channels of the subscription that it matched, in the order of the call.
     """
 
     type: EventType | str
@@ -218,13 +218,13 @@ class Event:
 
 @attrs.frozen(kw_only=True)
 class StreamGap(Event):
-    """A mark in a stream of events: some may be missing here, as the connection was lost.
+    """A mark in a stream of events: some may be missing here because the connection was lost.
 
     Attributes:
         since: the server's clock at the last frame before the loss; None if there was none.
-        until: the server's clock when the subscription was back in force.
-        server: the URL of the server whose events are missing, if the client hears several; else
-            empty.
+        until: the server's clock when the subscription was restored.
+        server: the URL of the server whose events are missing, if the client gets events from
+            several servers; else empty.
     """
 
     TYPE: ClassVar[str] = "stream.gap"
@@ -243,14 +243,14 @@ class BrokerStats:
     subscriber_count: int = 0
     """WebSocket sessions and event streams that are open, subscribed or not."""
     total_published: int = 0
-    """Deliveries: an event counts once for each session that it went to."""
+    """Deliveries: an event counts once for each session that received it."""
     total_dropped: int = 0
     """Always 0 on today's server."""
 
 
 @attrs.frozen(kw_only=True)
 class FederationStats:
-    """The ``federation`` part of the server's statistics, where federation is on."""
+    """The ``federation`` part of the server's statistics, if federation is on."""
 
     total_peers: int = 0
     connected_peers: int = 0
@@ -260,7 +260,7 @@ class FederationStats:
 
 @attrs.frozen(kw_only=True)
 class Stats:
-    """The server's own statistics, as ``stats`` tells them."""
+    """The server's own statistics, as ``stats`` returns them."""
 
     broker: BrokerStats = attrs.field(factory=BrokerStats)
     connections: int = 0
@@ -292,15 +292,15 @@ class Published(msgspec.Struct, frozen=True):
 
 
 def _on_the_wire(type: object) -> Any:
-    """The type that a field is decoded as: a state that is not known here is a string, too."""
+    """Return the type to decode a field as: an unknown state is a plain string."""
     return str if type in (JobState | str, RunState | str) else type
 
 
 def _reader(model: type[M]) -> Callable[[bytes], M]:
     """Make a function that reads *model* from JSON.
 
-    The models keep stored values under names of their own (``payload_bytes``), and msgspec knows
-    no renaming for attrs classes, so each is read by way of a struct with the wire's names.
+    The models have their own names for stored values (``payload_bytes``), and msgspec cannot rename
+    fields of attrs classes. So the function decodes a struct with the wire's names first.
     """
     attributes = attrs.fields(cast("Any", model))
     fields = [
@@ -341,10 +341,10 @@ _step_texts: Final[msgspec.json.Decoder[list[msgspec.Raw] | None]] = msgspec.jso
 
 
 def read_timeline(text: bytes) -> list[TimelineStep]:
-    """Read the answer to ``workflow.timeline``; nothing and a null count as an empty list."""
+    """Read the answer to ``workflow.timeline``; no data and a null count as an empty list."""
     return [_read_step(bytes(raw)) for raw in _step_texts.decode(text or b"null") or []]
 
 
 def utc_now() -> datetime:
-    """The present time as an aware datetime."""
+    """Return the present time as an aware datetime."""
     return datetime.now(timezone.utc)

@@ -1,8 +1,8 @@
-"""Which proxy leads to a server: read from an option, or from the usual environment variables.
+"""The proxy for a server, read from an option or from the usual environment variables.
 
-``HTTPS_PROXY``, ``HTTP_PROXY`` and ``ALL_PROXY`` name one, ``NO_PROXY`` what is reached without.
-Lower-case names win over upper-case ones. WebSockets prefer the proxy for HTTPS (RFC 6455, 4.1),
-because it is the one that certainly knows ``CONNECT``.
+``HTTPS_PROXY``, ``HTTP_PROXY`` and ``ALL_PROXY`` name a proxy, and ``NO_PROXY`` lists the hosts to
+reach directly. Lower-case names win over upper-case ones. WebSockets prefer the proxy for HTTPS
+(RFC 6455, 4.1), because that one certainly supports ``CONNECT``.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ _VARIABLES: Final = {
     "http": ("http_proxy", "all_proxy"),
     "https": ("https_proxy", "all_proxy"),
 }
-"""Where the proxy for a scheme is looked for, in this order."""
+"""The variables to check for each scheme, in this order."""
 
 
 @attrs.frozen(kw_only=True)
 class Proxy:
-    """A proxy. Neither its repr nor `shown` holds the password."""
+    """A proxy. Neither its repr nor `shown` contains the password."""
 
     scheme: str
     """``http``, ``https`` or ``socks5``."""
@@ -53,7 +53,7 @@ class Proxy:
 
     @property
     def shown(self) -> str:
-        """What it is called in messages."""
+        """The description of the proxy in messages."""
         return f"the proxy {self.url} ({self.source})"
 
 
@@ -61,13 +61,13 @@ def read_proxy(text: str, source: str) -> Proxy:
     """Read a proxy's URL.
 
     Args:
-        text: the URL. In a variable, one without a scheme means ``http://``, as usual.
+        text: the URL. In a variable, a URL without a scheme means ``http://``, as usual.
         source: where it was found.
 
     Raises:
-        ValueError: it makes no sense. The message names *source*, and shows nothing but the scheme.
+        ValueError: it is invalid. The message names *source* and shows only the scheme.
     """
-    wanted = f"{source} names no proxy like http://host:port or socks5://host:port"
+    wanted = f"{source} must be a proxy like http://host:port or socks5://host:port"
     try:
         parts = urlsplit(text)
         port = parts.port
@@ -98,7 +98,7 @@ def read_proxy(text: str, source: str) -> Proxy:
 
 
 def proxy_for(address: Address, choice: str | None, environment: Mapping[str, str]) -> Proxy | None:
-    """Find the proxy that leads to *address*. None: there is none.
+    """Return the proxy for *address*; None if there is none.
 
     Args:
         address: where to connect.
@@ -106,7 +106,7 @@ def proxy_for(address: Address, choice: str | None, environment: Mapping[str, st
         environment: the variables.
 
     Raises:
-        ValueError: the choice, or a variable that matters here, makes no sense.
+        ValueError: the choice, or a variable that matters here, is invalid.
     """
     if choice is None:
         return None
@@ -126,7 +126,7 @@ def _look_up(name: str, environment: Mapping[str, str]) -> tuple[str, str]:
     if name in environment:
         return name, environment[name].strip()
     if upper == "HTTP_PROXY" and "REQUEST_METHOD" in environment:
-        return upper, ""  # in a CGI program a client's header "Proxy" may stand in it
+        return upper, ""  # in a CGI program it may contain a client's header "Proxy"
     return upper, environment.get(upper, "").strip()
 
 
@@ -136,7 +136,7 @@ def _is_excluded(address: Address, environment: Mapping[str, str]) -> bool:
 
 
 def _matches(address: Address, entry: str, source: str) -> bool:
-    """Whether an entry of ``NO_PROXY`` means *address*."""
+    """Return whether an entry of ``NO_PROXY`` matches *address*."""
     if entry == "*":
         return True
     host = _as_ip(address.host)
@@ -144,7 +144,7 @@ def _matches(address: Address, entry: str, source: str) -> bool:
         try:
             network = ip_network(entry.replace("[", "").replace("]", ""), strict=False)
         except ValueError:
-            raise ValueError(f"{source} has an entry {entry!r}, which is no network") from None
+            raise ValueError(f"{source} has an entry {entry!r}, which is not a network") from None
         return host is not None and host in network
     name, port = _split_port(entry, source)
     if port is not None and port != address.port:
@@ -163,7 +163,7 @@ def _split_port(entry: str, source: str) -> tuple[str, int | None]:
     if entry.startswith("["):
         name, bracket, rest = entry[1:].partition("]")
         if not bracket or _as_ip(name) is None:
-            raise ValueError(f"{source} has an entry {entry!r}, which is no address")
+            raise ValueError(f"{source} has an entry {entry!r}, which is not an address")
     else:
         name, colon, rest = entry.partition(":")
         rest = colon + rest

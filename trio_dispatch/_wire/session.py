@@ -1,31 +1,32 @@
-"""What the bytes of one connection mean, and which bytes to send.
+"""The protocol of one connection: what its bytes mean, and which bytes to send. No I/O.
 
 Theory of operation
 ===================
 
-A session is the whole of the protocol that needs no I/O. It lives as long as one connection. Its
-owner does two things with it: it hands over every message that arrives (`receive`) and acts on
-the list of outcomes that comes back, and it writes whatever `data_to_send` returns, in order.
-Asking the session to send something only encodes it and remembers that it is owed an answer.
+A session is the part of the protocol that needs no I/O. It lives as long as one connection. Its
+owner does two things with it. It passes every message that arrives to `receive` and acts on the
+list of outcomes that this returns. And it writes the messages that `data_to_send` returns, in
+order. `request` does not write: it only encodes a frame and remembers that an answer is due.
 
-There are two of them. `FrameSession` is what any server needs whose messages are frames with
-``id`` and ``correl_id``: it correlates answers with requests. `DispatchSession`, in a module of its
-own, adds the Dispatch Wire Protocol: it authenticates, switches formats and grants credits.
+There are two sessions. `FrameSession` works for any server whose messages are frames with ``id``
+and ``correl_id``: it correlates answers with requests. `DispatchSession`, in its own module, adds
+the Dispatch Wire Protocol: it authenticates, switches formats and grants credits.
 
 The rules:
 
-1. **A request is owed one answer.** It stays in ``_unanswered`` from `request` until that answer
-   comes, whoever lost interest meanwhile (`forget`): a late answer is recognized and dropped.
+1. **Each request gets one answer.** It stays in ``_unanswered`` from `request` until the answer
+   arrives, even if its caller has lost interest (`forget`): a late answer is recognized and
+   dropped.
 2. **Dispatch answers everything, in the order of arrival** (protocol, "Frame"). Hence an error
-   without ``correl_id`` belongs to the oldest unanswered frame. Credits frames alone have no
-   answer, and are not remembered.
+   without ``correl_id`` belongs to the oldest unanswered frame. Only frames with credits have no
+   answer, so they are not remembered.
 3. **All transitions of Dispatch are in one table**, in ``dispatch_session``: what a frame of a
-   given type means in a given state. A pair that is not in it is a breach of the protocol by the
-   other side, and raises `ProtocolError`; our own mistakes raise `InternalError`.
-4. **What the session itself has to say goes first**: pings, pongs and credits precede requests in
+   given type means in a given state. For a pair that is not in the table, the other side broke the
+   protocol, and the session raises `ProtocolError`. Mistakes of this client raise `InternalError`.
+4. **The session's own frames go first**: pings, pongs and credits precede requests in
    `data_to_send` (measured: a grant behind 10,000 queued requests came too late).
-5. **A breach of the protocol ends the session.** An undecodable message may have been anybody's
-   answer, so nothing that is owed one can be told apart any more.
+5. **A violation of the protocol ends the session.** An undecodable message may have been the answer
+   to any request, so answers can no longer be matched with requests.
 """
 
 from __future__ import annotations
@@ -50,28 +51,28 @@ from trio_dispatch._wire.frames import (
 )
 
 LATE_ANSWERS: Final = 4_096
-"""How many forgotten requests a `FrameSession` remembers, to drop their answers quietly."""
+"""How many forgotten requests a `FrameSession` remembers, to drop their answers silently."""
 
 UNSENT_PONGS: Final = 64
-"""Pongs that wait to be written. A peer that sends more pings than it reads pongs gets those to
-its latest pings.
+"""The most pongs that wait to be written. If a peer sends more pings than it reads pongs, it gets
+the pongs for its latest pings.
 """
 
 UNSENT_PONG_BYTES: Final = 64 * 1024
-"""Bytes of pongs that wait to be written; the last one may be larger."""
+"""The most bytes of pongs that wait to be written; the last one may be larger."""
 
 
 class State(str, Enum):
-    """Where a session stands. Strings, as these are looked up for every frame, and hash quickly."""
+    """The state of a session. A string, because each frame looks it up and strings hash quickly."""
 
     NEW = "new"
     """Nothing has been sent."""
     AUTHENTICATING = "authenticating"
-    """``auth`` has been sent; nothing else may be."""
+    """``auth`` has been sent; nothing else may be sent."""
     READY = "ready"
     CLOSED = "closed"
     """The connection is over, the session was refused, or the other side broke the protocol.
-    Whatever still comes is ignored.
+    Messages that still arrive are ignored.
     """
 
 
@@ -90,14 +91,14 @@ class Refused(msgspec.Struct, frozen=True):
 
 
 class Answer(msgspec.Struct, frozen=True):
-    """The response to a request that is still waited for."""
+    """The response to a request whose caller still waits."""
 
     id: str
     frame: Any
 
 
 class Failure(msgspec.Struct, frozen=True):
-    """The error that answers a request that is still waited for."""
+    """The error that answers a request whose caller still waits."""
 
     id: str
     error: ErrorBody | Exception
@@ -123,13 +124,13 @@ class Pong(msgspec.Struct, frozen=True):
 
 
 class Push(msgspec.Struct, frozen=True):
-    """An event that the server sent unasked."""
+    """An event that the server sent by itself."""
 
     frame: Any
 
 
 class Stray(msgspec.Struct, frozen=True):
-    """A frame that answers nothing and is no event."""
+    """A frame that is neither an answer nor an event."""
 
     frame: Any
 
@@ -138,18 +139,18 @@ Outcome = Ready | Refused | Answer | Part | Failure | Pong | Push | Stray | Skip
 
 
 class Owed(Enum):
-    """Who is owed the answer to an unanswered frame."""
+    """Who gets the answer to an unanswered frame."""
 
     CALLER = 0
     NOBODY = 1
     """The request was forgotten; its answer is dropped."""
     HEARTBEAT = 2
     HANDLER = 3
-    """The frame was sent without asking for an answer, which will be a stray one."""
+    """The frame was sent without asking for an answer; if one arrives, it is a stray."""
 
 
 class FrameSession:
-    """Correlation of frames by ``id`` and ``correl_id``, with no word about their meaning."""
+    """Correlation of frames by ``id`` and ``correl_id``, independent of their meaning."""
 
     window: int | None = 256
     """Requests in flight; a Dispatch server works through them one after another."""
@@ -166,21 +167,21 @@ class FrameSession:
         self._late: OrderedDict[str, None] = OrderedDict()
         self._ids = itertools.count(1)
         self.last_ts: datetime | None = None
-        """The server's clock at the last frame that named it."""
+        """The server's clock at the last frame that included it."""
 
     @property
     def state(self) -> State:
-        """Where the session stands."""
+        """The state of the session."""
         return self._state
 
     @property
     def in_flight(self) -> int:
-        """How many frames are written and owed an answer."""
+        """How many written frames have no answer yet."""
         return len(self._unanswered)
 
     @property
     def has_urgent_data(self) -> bool:
-        """Whether the session itself has something to say."""
+        """Whether the session has frames of its own to send."""
         return bool(self._urgent or self._pongs)
 
     @property
@@ -199,14 +200,14 @@ class FrameSession:
 
         Args:
             frame: what to send.
-            text: its JSON text, if that is known already; used where the frame has no id, and the
-                format is JSON.
+            text: its JSON text, if it is already known; used if the frame has no id and the format
+                is JSON.
 
         Returns:
             The frame's id; a frame without one gets one.
 
         Raises:
-            ValueError: a frame of the same id is still unanswered, also one that was forgotten; or,
+            ValueError: a frame with the same id is still unanswered, even if it was forgotten; or,
                 for Dispatch, *frame* grants credits, which servers never answer.
         """
         self._expect(State.READY)
@@ -224,7 +225,7 @@ class FrameSession:
         return self._send_tracked(frame, Owed.CALLER)
 
     def send(self, frame: Frame) -> None:
-        """Send *frame*, expecting nothing. Whatever answers it is a `Stray`."""
+        """Send *frame* and expect no answer. If one arrives, it is a `Stray`."""
         self._expect(State.READY)
         self._queue(self._encode(frame))
 
@@ -237,10 +238,10 @@ class FrameSession:
         return frame.id
 
     def forget(self, id: str) -> None:
-        """Nobody waits for the answer to *id* any more: drop it when it comes."""
+        """Stop waiting for the answer to *id*: it is dropped when it arrives."""
         if self._unanswered.pop(id, None) is not None:
-            # Nothing promises that this server answers everything; what it never answers must
-            # not stay in flight, and what it does answer is recognized for a while.
+            # This server may not answer everything. A request without an answer must not stay in
+            # flight, but a late answer is still recognized for a while.
             self._remember_late(id)
 
     def data_to_send(self) -> list[Message]:
@@ -252,11 +253,11 @@ class FrameSession:
         return data
 
     def receive(self, payload: bytes | str) -> list[Outcome]:
-        """Take one message and say what it means.
+        """Process one message and return what it means.
 
         Raises:
-            ProtocolError: the message is not a frame, or no frame that may come now. The session
-                cannot go on.
+            ProtocolError: the message is not a frame, or not one that may arrive now. The session
+                cannot continue.
         """
         if self._state is State.CLOSED:
             return []
@@ -278,10 +279,11 @@ class FrameSession:
         return frame
 
     def lost(self) -> list[str]:
-        """The connection is over.
+        """End the session, because the connection is over.
 
         Returns:
-            The ids of written requests whose callers still wait: their fate is unknown.
+            The ids of written requests whose callers still wait: it is unknown whether the server
+            carried them out.
         """
         self._state = State.CLOSED
         ids = [id for id, owed in self._unanswered.items() if owed is Owed.CALLER]
@@ -292,24 +294,24 @@ class FrameSession:
     # Errors.
 
     def error_for(self, failure: Failure, message: Frame) -> Exception:
-        """The error for the caller of the request *message*."""
+        """Make the error for the caller of the request *message*."""
         if isinstance(failure.error, Exception):
             return failure.error
         return request_error(failure.error, message.method)
 
     def refusal(self, refused: Refused) -> Exception:
-        """The error of a refused session."""
+        """Make the error of a refused session."""
         if isinstance(refused.error, Exception):
             return refused.error
         return request_error(refused.error, Method.AUTH)
 
     def answered(self, id: str) -> None:
-        """Every request here has one answer, which ends it."""
+        """Do nothing: every request here has one answer, which ends it."""
 
     def leave(self, request: Frame) -> None:
-        """No request here has several answers."""
+        """Do nothing: no request here has several answers."""
 
-    # What a frame of a type means. The DWP session puts states in front of this.
+    # What a frame of a type means. The DWP session checks its state first.
 
     def _act(self, frame: WireFrame) -> Outcome | None:
         if frame.type == FrameType.PING:
@@ -336,7 +338,7 @@ class FrameSession:
         return Stray(frame) if owed is Owed.HANDLER else None
 
     def _whose(self, frame: WireFrame) -> str | None:  # noqa: ARG002 (types differ in DWP)
-        """Which unanswered frame an answer without ``correl_id`` belongs to."""
+        """Return the unanswered frame that an answer without ``correl_id`` belongs to."""
         for id, owed in self._unanswered.items():
             if owed is not Owed.HEARTBEAT:
                 return id
@@ -357,16 +359,16 @@ class FrameSession:
         pong = Frame(id=self._new_id(), type=FrameType.PONG, correl_id=frame.id, ts=frame.ts)
         try:
             payload = self._encode(pong)
-        except ValueError:  # msgpack has no form for the first and last hours of the calendar
+        except ValueError:  # msgpack cannot encode the first and last hours of the calendar
             payload = self._encode(msgspec.structs.replace(pong, ts=None))
         self._put_pong(payload)
         # No answer is due. Today's server would refuse a pong as an unknown method (recording
-        # "frames"), though it never sends the ping; such an answer is nobody's business.
+        # "frames"), although it never sends a ping. Such an answer is ignored.
         self._remember_late(pong.id)
         return None
 
     def _put_pong(self, pong: Message) -> None:
-        """Queue *pong*; the oldest ones make way where a peer pings and does not read."""
+        """Queue *pong*; if the peer sends pings and does not read, the oldest pongs are dropped."""
         self._pong_bytes += len(pong.data)
         while self._pongs and (
             len(self._pongs) >= UNSENT_PONGS or self._pong_bytes > UNSENT_PONG_BYTES
@@ -380,7 +382,7 @@ class FrameSession:
         if not frame.id:
             frame = msgspec.structs.replace(frame, id=self._new_id())
         elif frame.id in self._unanswered or frame.id in self._late:
-            # The late answer to the first would be taken for the answer to this one.
+            # The late answer to the first would be mistaken for the answer to this one.
             raise ValueError(
                 f"a frame with the id {frame.id!r} is still unanswered; use another id"
             )
@@ -395,7 +397,7 @@ class FrameSession:
 
     def _new_id(self) -> str:
         id = f"t{next(self._ids)}"
-        while id in self._unanswered or id in self._late:  # a caller has chosen it
+        while id in self._unanswered or id in self._late:  # a caller has chosen the same id
             id = f"t{next(self._ids)}"
         return id
 

@@ -15,16 +15,16 @@ _PORTS: Final = {"ws": 80, "wss": 443, "http": 80, "https": 443}
 
 @attrs.frozen
 class Address:
-    """Where a server is.
+    """The address of a server.
 
-    The repr and `shown` hold neither user info nor query, as tokens are put into both.
+    The repr and `shown` omit user info and query, because both may contain tokens.
     """
 
     scheme: str
     host: str
     port: int
     resource: str = attrs.field(repr=False)
-    """Path and query: what the HTTP request line asks for."""
+    """Path and query, for the HTTP request line."""
     shown: str
     """The URL without secrets, for messages and logs."""
     user_info: str | None = attrs.field(default=None, repr=False)
@@ -50,7 +50,7 @@ class Address:
 
     @property
     def is_http(self) -> bool:
-        """Whether it is spoken to by plain HTTP, not by a WebSocket."""
+        """Whether the server is used over plain HTTP, not over a WebSocket."""
         return self.scheme in ("http", "https")
 
     @property
@@ -69,14 +69,14 @@ class Address:
             return False
 
     def hint_for(self, status: int) -> str:
-        """What to look at, behind a message that says that this URL was answered by *status*."""
+        """Return a hint to add to the message that this URL was answered with *status*."""
         if status in (404, 405) and self.resource.partition("?")[0] == "/":
             return f"; the URL has no path: did you mean {self.shown.rstrip('/')}/dwp?"
         return ""
 
     @property
     def host_header(self) -> str:
-        """The value for the ``Host`` header: the port appears unless it is the scheme's own."""
+        """The value for the ``Host`` header, with the port unless it is the scheme's default."""
         host = f"[{self.host}]" if ":" in self.host else self.host
         return host if self.port == _PORTS[self.scheme] else f"{host}:{self.port}"
 
@@ -86,7 +86,7 @@ def parse_url(url: object, *schemes: str) -> Address:
 
     Raises:
         TypeError: it is not a string.
-        ValueError: it is no such URL. The message repeats neither its user info nor its query,
+        ValueError: it is not such a URL. The message includes neither its user info nor its query,
             nor anything that may be one of them.
     """
     if not isinstance(url, str):
@@ -96,23 +96,23 @@ def parse_url(url: object, *schemes: str) -> Address:
         parts = urlsplit(url)
         port = parts.port
         if "[" in parts.netloc:
-            ip_address(parts.hostname or "")  # some Pythons let anything stand in brackets
+            ip_address(parts.hostname or "")  # some Pythons accept anything in brackets
     except ValueError:
-        # The reason would quote what stands where host and port belong: perhaps a secret.
+        # The reason would quote the text in place of host and port, which may be a secret.
         raise ValueError(f"not a URL like {wanted}: its host or port cannot be read") from None
     scheme = parts.scheme.lower()
     if scheme not in schemes or not parts.hostname:
         raise ValueError(f"not a URL like {wanted}: {without_secrets(url)!r}")
     if any(not "!" <= char <= "~" for char in url):
         raise ValueError(
-            "a URL holds printable ASCII characters only; percent-encode the others: "
+            "a URL may contain only printable ASCII characters; percent-encode the others: "
             f"{without_secrets(url)!r}"
         )
     if "@" in parts.path + parts.query or parts.fragment:
-        # Where a secret is not encoded, its first /, ? or # ends it, and what is left of it would
-        # be taken for host and port.
+        # If a secret is not encoded, its first /, ? or # ends it, and the part before would be
+        # mistaken for host and port.
         raise ValueError(
-            "a URL has no '@' behind its host, and no fragment: in a secret and in a query, "
+            "a URL must have no '@' after its host and no fragment: in a secret and in a query, "
             "write / as %2F, ? as %3F, # as %23 and @ as %40"
         )
     resource = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
@@ -143,10 +143,10 @@ def _shown(parts: SplitResult) -> str:
 
 
 def without_secrets(text: str) -> str:
-    """Show what may not even be a URL."""
+    """Return a text without its secrets, even if it is not a URL."""
     shown, *hidden = re.split("[?#]", text, maxsplit=1)
     if any("@" in part for part in hidden):
-        return "…"  # so the ? or # may belong to a secret, whose beginning stands before it
+        return "…"  # the ? or # may be part of a secret that begins before it
     scheme, separator, place = shown.partition("://")
     if not separator or not scheme.isalnum():
         scheme, separator, place = "", "", shown

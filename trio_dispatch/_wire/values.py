@@ -1,4 +1,4 @@
-"""What msgspec does not encode, or encodes as something else than was meant."""
+"""Values that msgspec does not encode, or encodes as something else."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _SCALARS: Final = frozenset({str, int, float, bool, type(None), bytes, msgspec.R
 
 @runtime_checkable
 class DumpsItself(Protocol):
-    """A pydantic model, which writes its own JSON."""
+    """A pydantic model, which encodes itself as JSON."""
 
     def model_dump_json(self) -> str:
         """Return the model's JSON text."""
@@ -23,13 +23,13 @@ class DumpsItself(Protocol):
 
 
 def encode_other(value: object) -> object:
-    """Turn what msgspec does not encode into what it does.
+    """Convert a value that msgspec does not encode into one that it does.
 
     Subclasses of str, int, float and bytes (Django's ``SafeString``, numpy's ``float64``) become
-    what they are kinds of, and pydantic models their own JSON. A hook: also called for keys.
+    their base class, and pydantic models their own JSON. msgspec calls this hook for keys, too.
 
     Raises:
-        TypeError: there is no JSON for it.
+        TypeError: it has no JSON form.
         ValueError: it is a pydantic model that holds a NaN or an infinity.
     """
     if isinstance(value, str):
@@ -42,7 +42,7 @@ def encode_other(value: object) -> object:
         return bytes(value)
     if isinstance(value, DumpsItself):
         text = value.model_dump_json()
-        if "null" in text:  # which stands for a NaN as well
+        if "null" in text:  # pydantic writes a NaN as null, too
             dump = getattr(value, "model_dump", None)
             if dump is not None:
                 refuse_what_becomes_null(dump())
@@ -54,10 +54,11 @@ def encode_other(value: object) -> object:
 
 
 def refuse_what_becomes_null(value: object) -> None:
-    """Raise ValueError if there is a NaN or an infinity in *value*, and say where."""
-    # The hook is for JSON text (`msgspec.Raw`), which holds neither, and for what is checked apart.
+    """Raise ValueError if *value* contains a NaN or an infinity. The message includes its place."""
+    # The hook is for JSON text (`msgspec.Raw`), which has neither, and for values that are checked
+    # separately.
     plain: object = msgspec.to_builtins(value, enc_hook=_opaque)
-    # No recursion: what msgspec can encode may be nested deeper than Python calls may be.
+    # No recursion: msgspec can encode values that are nested deeper than Python's call stack.
     unseen: list[tuple[object, _Place]] = [(plain, None)]
     while unseen:
         item, place = unseen.pop()
@@ -72,7 +73,7 @@ def refuse_what_becomes_null(value: object) -> None:
 
 
 _Place = tuple[Any, object] | None
-"""Where a value stands: the place of what holds it, and its key or index there."""
+"""The place of a value: the place of its container, and its key or index there."""
 
 
 def _shown(place: _Place) -> str:
@@ -86,10 +87,10 @@ def _shown(place: _Place) -> str:
 def refuse_equal_keys(value: object, text: bytes) -> None:
     """Raise ValueError if two keys of one mapping in *value* are the same in its JSON *text*.
 
-    ``{1: "a", "1": "b"}`` would be sent, and one of the two be lost where it is read.
+    ``{1: "a", "1": "b"}`` would be sent, and the reader would lose one of the two.
     """
-    # Looking at each key takes ten times as long as encoding it, so it is done only if some string
-    # in the text may come from a number, or some key of the outermost mapping is no string.
+    # Checking each key takes ten times as long as encoding it. So keys are checked only if some
+    # string in the text may come from a number, or some key of the outermost mapping is no string.
     odd = isinstance(value, dict) and not set(map(type, cast("dict[object, object]", value))) <= {
         str
     }
@@ -109,14 +110,14 @@ def refuse_equal_keys(value: object, text: bytes) -> None:
             if not set(map(type, elements)) <= _SCALARS:
                 unseen += [element for element in elements if type(element) not in _SCALARS]
         elif type(item) not in _SCALARS:
-            # A struct, a dataclass, or some other object that has members, or a scalar.
+            # A struct, a dataclass, another object with members, or a scalar.
             plain: object = msgspec.to_builtins(item, enc_hook=_opaque)
             if isinstance(plain, (dict, list, tuple)):
                 unseen.append(cast("Any", plain))
 
 
 def _opaque(value: object) -> object:
-    # It has been encoded already, by `encode_other`.
+    # `encode_other` has already encoded it.
     return float.__float__(value) if isinstance(value, float) else None
 
 
