@@ -1,7 +1,7 @@
-"""Fixtures for tests of programs that use trio_dispatch: a pytest plugin, found by itself.
+"""Fixtures for tests of programs that use trio_dispatch. pytest finds this plugin by itself.
 
-It is a package of its own so that pytest, which imports its plugins first of all, does not import
-trio_dispatch before anybody asks for a fixture.
+It is a separate package because pytest imports its plugins first: trio_dispatch is imported only
+when a test uses a fixture.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ F = TypeVar("F", bound=Callable[..., object])
 
 
 def _trio_fixture(function: F) -> F:
-    """Make a fixture of pytest-trio's; without that, one that says what is missing."""
+    """Make a pytest-trio fixture; without pytest-trio, a fixture that reports what is missing."""
     made: Any
     if importlib.util.find_spec("pytest_trio") is not None:
         from pytest_trio import trio_fixture
@@ -44,7 +44,7 @@ def _trio_fixture(function: F) -> F:
 
 @pytest.fixture
 def dispatch_server() -> Server:
-    """An embedded server, not running yet, with the token ``test-token``, which may do everything.
+    """An embedded server, not running yet, with the token ``test-token``, which has all scopes.
 
     Override it to register jobs and workflows, or to choose other tokens, queues or quirks.
     """
@@ -56,7 +56,7 @@ def dispatch_server() -> Server:
 
 @pytest.fixture
 def dispatch_client_options() -> dict[str, Any]:
-    """Options of `trio_dispatch.open_client` for the clients below. None by default."""
+    """Options of `trio_dispatch.open_client` for the clients below (default: none)."""
     return {}
 
 

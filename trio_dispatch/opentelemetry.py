@@ -20,18 +20,19 @@ __all__ = ["OpenTelemetryInstrument"]
 
 
 class OpenTelemetryInstrument(Instrument):
-    """Makes a span of each request, and counts what happens.
+    """Makes a span for each request, and counts requests, connections and events.
 
-    Spans are named after the method (``job.enqueue``), of kind client, children of whatever span is
-    current where the request is made. A request that failed, or was cancelled, has status error.
+    Spans have the name of the method (``job.enqueue``) and the kind client. Each is a child of the
+    span that is current when the request is made. If a request fails or is cancelled, the status of
+    its span is error.
 
     Metrics: ``dispatch.client.request.duration`` (seconds, by method and outcome),
     ``dispatch.client.connections`` (how many times connected), ``dispatch.client.events`` (by
     type), ``dispatch.client.events.dropped``.
 
     Args:
-        tracer_provider: the global one without.
-        meter_provider: the global one without.
+        tracer_provider: the tracer provider (default: the global one).
+        meter_provider: the meter provider (default: the global one).
     """
 
     def __init__(
@@ -51,7 +52,9 @@ class OpenTelemetryInstrument(Instrument):
             "dispatch.client.events", "{event}", "Events that subscriptions matched."
         )
         self._dropped = meter.create_counter(
-            "dispatch.client.events.dropped", "{event}", "Events lost, as a subscription was full."
+            "dispatch.client.events.dropped",
+            "{event}",
+            "Events lost because a subscription was full.",
         )
         self._spans: WeakKeyDictionary[RequestRecord, Span] = WeakKeyDictionary()
 
@@ -89,5 +92,5 @@ class OpenTelemetryInstrument(Instrument):
         self._events.add(1, {"type": event.type})
 
     def dropped(self, channels: tuple[str, ...], count: int) -> None:
-        """Count what was lost."""
+        """Count lost events."""
         self._dropped.add(count, {"channels": ",".join(channels)})

@@ -34,7 +34,7 @@ async def test_without_reconnecting_it_fails_at_once(autojump_clock: object) -> 
     async with open_two_ways(reconnect=False) as net:
         await trio.sleep(0.1)
         net.main.refuse()
-        with pytest.raises(ConnectFailed, match="by HTTP"):
+        with pytest.raises(ConnectFailed, match="over HTTP"):
             await net.client.run_workflow("three-seconds", {}, cancel_with_scope=True)
 
 

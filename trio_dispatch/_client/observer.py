@@ -18,8 +18,8 @@ class ClientObserver:
     """Keeps the session's id, and passes everything else on to the feed of its server.
 
     Args:
-        feed: gets connections, losses and events; the links of all servers, if the client listens to
-            all of them.
+        feed: gets connections, losses and events; the links of all servers, if all are
+            used.
         background: the tasks of the client, which run as long as the link.
         at_end: called when the link has ended.
     """

@@ -1,7 +1,7 @@
-"""When to ask the server again for something that an event should report, but may not.
+"""When to ask the server again, because an event that should report an end may not arrive.
 
-Behind a load balancer most events are never heard (protocol, "Several servers on one store"), so
-every wait also asks by the clock: often at first, and less often the longer it has waited.
+Behind a load balancer a client does not receive most events (protocol, "Several servers on one
+store"). So every wait also asks at intervals: often at first, and less often the longer it waits.
 """
 
 from __future__ import annotations
@@ -13,20 +13,21 @@ from typing import Final
 import trio
 
 FIRST_PAUSE: Final = 0.010
-"""Seconds until the second question."""
+"""Seconds until a wait asks for the second time."""
 
 SHARE_OF_WAIT: Final = 1 / 8
-"""The pause before a question, as a share of the time waited so far: how late a wait may end."""
+"""The pause before a question as a share of the time waited so far, so a wait ends at most this
+much later than its job or run."""
 
 LAST_PAUSE: Final = 5.0
-"""Seconds between questions at most."""
+"""The most seconds between questions."""
 
 QUESTIONS_PER_SECOND: Final = 2_000
-"""Of one wait, without an event that calls for them, and answered "not yet"."""
+"""The most questions a second of one wait, not counting questions that an event calls for."""
 
 
 def next_question(began: float) -> float:
-    """The time of the next question of a wait that began at *began* (`trio.current_time`)."""
+    """Return when a wait that began at *began* asks next (`trio.current_time`)."""
     now = trio.current_time()
     return now + min(max(FIRST_PAUSE, SHARE_OF_WAIT * (now - began)), LAST_PAUSE)
 
@@ -43,7 +44,7 @@ class PollSchedule:
 
 
 class QuestionLimit:
-    """How many questions all of a client's waits may have under way, so that calls get through."""
+    """Limits how many questions all waits of a client have under way, so that calls get through."""
 
     LIMIT: Final = 64
 
@@ -52,7 +53,7 @@ class QuestionLimit:
         self._waiting: OrderedDict[Callable[[], None], None] = OrderedDict()
 
     def take(self, ring: Callable[[], None]) -> bool:
-        """Take a place, or have *ring* called when one is free. Returns whether it was taken."""
+        """Take a place if one is free; else call *ring* later. Returns whether it was taken."""
         if self._under_way >= self.LIMIT:
             self._waiting[ring] = None
             return False
@@ -60,12 +61,12 @@ class QuestionLimit:
         return True
 
     def give_back(self) -> None:
-        """A question is answered, or nobody waits for its answer any more."""
+        """Free the place of a question that is answered or withdrawn."""
         self._under_way -= 1
         self.pass_on()
 
     def pass_on(self) -> None:
-        """Ring the next that waits if there is a place; whoever is rung passes on in turn."""
+        """Ring the next waiter if a place is free; that waiter then rings the next one."""
         if self._waiting and self._under_way < self.LIMIT:
             ring, _ = self._waiting.popitem(last=False)
             ring()

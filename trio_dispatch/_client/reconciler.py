@@ -1,9 +1,9 @@
-"""One channel on one server: what is wanted, what the server does, and what to ask it next.
+"""One channel on one server: whether it is wanted, what the server does, and what to send next.
 
 A connection's requests are answered in order, but subscribers come and go in between: one leaves
-while its ``subscribe`` is unanswered, the next comes before the ``unsubscribe`` is written. So
-nobody sends these requests directly. Subscribers say what is wanted, and this is the only place
-that decides what to send. At most one request of a channel is in flight:
+while its ``subscribe`` is unanswered, and the next one arrives before the ``unsubscribe`` is
+written. So subscribers do not send these requests themselves. They only set whether the channel is
+wanted, and this module alone decides what to send. At most one request of a channel is in flight:
 
     ====== ============ ============ ==================================================
     wanted acknowledged in flight    next
@@ -20,9 +20,9 @@ that decides what to send. At most one request of a channel is in flight:
     no     no           written      wait for the answer to ``subscribe``
     ====== ============ ============ ==================================================
 
-After every change the table is consulted again. A request is a ``subscribe`` exactly where the
-channel is not acknowledged, as the answer to either changes that. A lost connection returns the
-channel to *not acknowledged, nothing in flight*.
+After every change the reconciler consults the table again. The request in flight is a ``subscribe``
+exactly if the channel is not acknowledged, because the answer to either request changes that. When
+the connection is lost, the channel becomes *not acknowledged, nothing in flight*.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from trio_dispatch._wire.frames import Frame, FrameType, Method
 
 
 class FeedLink(Protocol):
-    """What a channel needs of a link."""
+    """The part of a link that a channel needs."""
 
     @property
     def connected(self) -> bool:
@@ -46,20 +46,20 @@ class FeedLink(Protocol):
 
     @property
     def closed(self) -> bool:
-        """Whether there will be no connection any more."""
+        """Whether the link has ended, so that there is no further connection."""
         ...
 
     def check_open(self) -> None:
-        """Raise `ClientClosed` if there will be no connection any more."""
+        """Raise `ClientClosed` if the link has ended."""
 
     def submit(self, request: Request) -> None:
         """Queue a request."""
 
     def withdraw(self, request: Request) -> None:
-        """Never write a request that is queued."""
+        """Withdraw a request that is queued."""
 
     def why_ended(self, error: DispatchError | None, request: Request | None = None) -> Exception:
-        """The error for somebody who was waiting when the link ended."""
+        """Make the error for a task that was waiting when the link ended."""
         ...
 
 
@@ -75,10 +75,10 @@ class ChannelOwner(Protocol):
         """The server delivers the channel, as of *ts* by its clock."""
 
     def on_refused(self, name: str, error: Exception) -> None:
-        """The server does not deliver the channel, because of *error*: nobody can want it."""
+        """The server refuses to deliver the channel, because of *error*."""
 
     def on_forgotten(self, channel: Reconciler) -> None:
-        """Nothing is left to be done for *channel*. May be reported twice."""
+        """Nothing is left to do for *channel*. This may be reported twice."""
 
 
 class InFlight(Enum):
@@ -137,7 +137,7 @@ class Reconciler:
 
     @property
     def delivers(self) -> bool:
-        """Whether the server delivers the channel and nothing has been sent to end that."""
+        """Whether the server delivers the channel and no ``unsubscribe`` has been sent."""
         return self._acknowledged and self._request is None
 
     @property
@@ -148,12 +148,12 @@ class Reconciler:
         return InFlight.WRITTEN if self._request.maybe_delivered else InFlight.QUEUED
 
     def set_wanted(self, wanted: bool) -> None:
-        """Say whether anybody wants the channel."""
+        """Set whether anybody wants the channel."""
         self._wanted = wanted
         self.reconcile()
 
     def reconcile(self) -> None:
-        """Do what the table says. Does nothing more while there is no connection."""
+        """Do the next step of the table. Sends nothing while there is no connection."""
         step = NEXT_STEP[self._wanted, self._acknowledged, self.in_flight]
         if step is Step.WITHDRAW:
             assert self._request is not None
@@ -165,7 +165,7 @@ class Reconciler:
             self._send(Method.SUBSCRIBE if step is Step.SUBSCRIBE else Method.UNSUBSCRIBE)
 
     def lose(self) -> None:
-        """The server has forgotten the channel, with its connection or alone."""
+        """The server has forgotten the channel: the connection, or only its stream, has ended."""
         self._acknowledged = False
         if self._request is not None:
             self._drop_request()

@@ -1,4 +1,4 @@
-"""What stands for a job or a run in a call: its id, a handle, or a model."""
+"""The ways to refer to a job or a run in a call: its id, a handle, or a model."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ RunReference = str | RunHandle | WorkflowRun
 
 
 def job_id_of(job: JobReference) -> str:
-    """The id of a job. Raises `TypeError` or `ValueError` for what is none."""
+    """Return the id of a job. Raises `TypeError` or `ValueError` if *job* is invalid."""
     if isinstance(job, JobHandle):
         return job.job_id
     if isinstance(job, Job):
@@ -23,7 +23,7 @@ def job_id_of(job: JobReference) -> str:
 
 
 def run_id_of(run: RunReference) -> str:
-    """The id of a run. Raises `RunNotKnown` for a handle that does not know it yet."""
+    """Return the id of a run. Raises `RunNotKnown` if a handle does not know it yet."""
     if isinstance(run, RunHandle):
         return run.run_id
     if isinstance(run, WorkflowRun):
@@ -34,5 +34,5 @@ def run_id_of(run: RunReference) -> str:
 
 
 def is_known(thing: JobReference | RunReference) -> bool:
-    """Whether the server is known to have it: it named it."""
+    """Return whether the server is known to have the job or run, because the server named it."""
     return not isinstance(thing, str)

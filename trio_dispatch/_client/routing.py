@@ -1,6 +1,6 @@
-"""Who gets an event: channels are matched with what it is about, not compared.
+"""Delivery of events to subscribers: matches a subscriber's channels with an event's topic.
 
-Each subscriber gets an event once, whichever of its channels match, and an `Event` of its own.
+Each subscriber gets an event once, even if several of its channels match, as its own `Event`.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ _log = logging.getLogger("trio_dispatch.subscriptions")
 
 
 class Router:
-    """Gives every event to the subscribers that want it.
+    """Delivers every event to the subscribers that want it.
 
     Args:
-        instruments: what is told of events.
+        instruments: called for each event.
     """
 
     def __init__(self, instruments: Instruments) -> None:
@@ -31,17 +31,17 @@ class Router:
         self._tells = bool(instruments)
         self._by_channel: dict[str, dict[Subscriber, None]] = {}
         self._queues = 0
-        """How often a ``queue:`` channel is wanted."""
+        """How many subscribers want a ``queue:`` channel."""
         self.undecodable = 0
         """Event frames that could not be read."""
 
     def add(self, subscriber: Subscriber, channel: str) -> None:
-        """Give events of *channel* to *subscriber*, from now on."""
+        """Deliver events of *channel* to *subscriber* from now on."""
         self._by_channel.setdefault(channel, {})[subscriber] = None
         self._queues += channel.startswith("queue:")
 
     def remove(self, subscriber: Subscriber, channel: str) -> None:
-        """Give no more events of *channel* to *subscriber*."""
+        """Stop delivering events of *channel* to *subscriber*."""
         subscribers = self._by_channel.get(channel, {})
         if subscriber in subscribers:
             del subscribers[subscriber]
@@ -50,9 +50,9 @@ class Router:
                 del self._by_channel[channel]
 
     def route(self, feed: Feed, frame: WireFrame) -> None:
-        """Read an event frame that came over *feed*, and deliver it.
+        """Read an event frame that arrived from *feed*, and deliver it.
 
-        Whatever a server sends, it costs no more than this one event, which is counted.
+        If the frame is invalid, only this one event is lost, and it is counted.
         """
         try:
             occurrence = read_occurrence(frame)
@@ -84,7 +84,7 @@ class Router:
         matched, event = tuple(names), None
         for subscriber in subscribers:
             if event is not None:
-                fields = occurrence.fields()  # nobody sees what another does to it
+                fields = occurrence.fields()  # a copy for each subscriber, who may change it
             if len(names) > 1:
                 matched = tuple(name for name in subscriber.channels if name in names)
             event = Event(type=type, ts=ts, topic=topic, data=fields, channels=matched)

@@ -1,6 +1,6 @@
-"""A run that belongs to an HTTP request: it ends on the server when the request goes away.
+"""A run that belongs to an HTTP request: the server ends it when the request ends.
 
-Imported only when it is asked for, because it needs httpx.
+This module is imported only if it is used, because it needs httpx.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from trio_dispatch._wire.frames import Frame, Method, WireFrame
 from trio_dispatch._wire.models import WorkflowRun
 
 UNAVAILABLE: Final = 503
-"""The status by which a proxy says that no server took the request."""
+"""The status with which a proxy reports that no server took the request."""
 
 
 async def run_in_scope(
@@ -46,13 +46,13 @@ async def run_in_scope(
     name: str,
     text: bytes,
 ) -> WorkflowRun:
-    """Start a workflow by RPC, and wait for its end. Cancelled, it cancels the run.
+    """Start a workflow by RPC, and wait for its end. Cancelling this cancels the run.
 
     Args:
-        calls: asks for the run when it has ended.
-        link: knows the address and the token.
-        settings: how often to try again when there is no connection.
-        background: where the request lives, which ends with the client.
+        calls: used to get the run when it has ended.
+        link: provides the address and the token.
+        settings: how often to try again if there is no connection.
+        background: runs the request, which ends with the client.
         name: the workflow's name.
         text: its encoded input.
     """
@@ -70,7 +70,7 @@ async def run_in_scope(
 
 
 class _RpcCall:
-    """One request by HTTP, in a task of its own that ends with the client or with its caller."""
+    """One request over HTTP, in its own task, which ends with the client or with its caller."""
 
     def __init__(
         self, calls: Calls, link: Supervisor, settings: LinkSettings, frame: Frame
@@ -85,7 +85,7 @@ class _RpcCall:
         self._error: Exception | None = None
 
     async def wait(self) -> WireFrame:
-        """Wait for the answer. Cancelled, it closes the request."""
+        """Wait for the answer. If this is cancelled, the request is closed."""
         try:
             await self._done.wait()
         except trio.Cancelled:
@@ -97,7 +97,7 @@ class _RpcCall:
         return self._answer
 
     async def carry_out(self) -> None:
-        """Send the request when there is a connection, and keep its answer."""
+        """Send the request when there is a connection, and store its answer."""
         try:
             with self._scope:
                 answer = await self._send_when_possible()
@@ -112,7 +112,7 @@ class _RpcCall:
             self._done.set()
 
     async def _send_when_possible(self) -> WireFrame:
-        """Send it once; try again only when it certainly reached no server."""
+        """Send the request, and try again only if it certainly reached no server."""
         while True:
             await self._link.wait_connected()
             token = await self._get_token()
@@ -131,16 +131,16 @@ class _RpcCall:
             async with HttpWire(self._link.address, self._link.dial, token) as wire:
                 return await wire.post(self._frame)
         except NotDelivered as exc:
-            raise ConnectFailed(f"{method}: cannot connect to {shown} by HTTP: {exc}") from exc
+            raise ConnectFailed(f"{method}: cannot connect to {shown} over HTTP: {exc}") from exc
         except Interrupted as exc:
             raise ConnectionLost(
-                f"{method} was sent by HTTP, and the run ends with its request: {exc}", True
+                f"{method} was sent over HTTP, and the run ends with its request: {exc}", True
             ) from exc
         except NotAFrame as exc:
             if exc.status == UNAVAILABLE:
                 text = f"{method}: {shown} is not available: {exc}"
                 raise ConnectFailed(text, exc.retry_after) from exc
-            raise error_of(exc, f"{method} by HTTP", safe=False) from exc
+            raise error_of(exc, f"{method} over HTTP", safe=False) from exc
 
     async def _get_token(self) -> str | None:
         within = self._link.dial.connect_timeout

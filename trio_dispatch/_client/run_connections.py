@@ -1,18 +1,17 @@
 """The connections on which runs are started.
 
-The server answers ``workflow.start`` when the run has ended, and answers nothing else on that
-connection until then (protocol, "Session"). So a start never travels on the main connection. Each
-has a connection of its own, which
+The server answers ``workflow.start`` only when the run has ended, and answers nothing else on that
+connection until then (protocol, "Session"). So the client never sends a start on the main
+connection. Each start has a separate connection, which
 
-- goes where the main connection is now, as another address of a list may lead to another store;
-- is subscribed to ``workflows`` before the start, as it alone is sure to hear the run's events
-  behind a load balancer (recording ``run_connection_hears``);
-- is pinged while the run blocks it, so that no proxy finds it idle. The pongs arrive after the run,
-  so a missing pong says nothing there.
+- leads to the server of the main connection, because another address may lead to another store;
+- is subscribed to ``workflows`` before the start, because behind a load balancer only this
+  connection certainly receives the run's events (recording ``run_connection_hears``);
+- is pinged while the run blocks it, so that no proxy treats it as idle. The pongs arrive after the
+  run, so a missing pong has no meaning there.
 
 At most ``max_concurrent_runs`` starts have a place at once, and further ones wait in order. When a
-start is over its connection is kept for half a minute. It is used again if the server still answers
-on it.
+start is over, its connection is kept for half a minute, and reused if the server still answers.
 """
 
 from __future__ import annotations
@@ -45,7 +44,7 @@ IDLE_TIME: Final = 30.0
 """Seconds for which an idle connection is kept."""
 
 CHECK_TIME: Final = 2.0
-"""Seconds in which an idle connection must answer to be used again."""
+"""Seconds in which an idle connection must answer to be reused."""
 
 
 class Start:
@@ -61,16 +60,16 @@ class Start:
         self._text = text
         self.request = Request(frame, text)
         self.scope = trio.CancelScope()
-        """Around all that is done for it."""
+        """The cancel scope around all work for this start."""
         self.under_way = trio.Event()
-        """Set when a connection has taken it, or none will."""
+        """Set when a connection has taken it, or when none will."""
 
     def renew(self) -> None:
-        """It was never written, and goes to another connection."""
+        """It was never written, so it goes to another connection."""
         self.request = Request(self._frame, self._text)
 
     def abandon(self) -> None:
-        """Nobody waits for it any more: if it is not written yet, it is never sent."""
+        """Stop waiting for it: if it is not written yet, it is never sent."""
         if not self.request.written:
             self.scope.cancel()
 
@@ -80,7 +79,7 @@ class RunConnection:
 
     Args:
         settings: how it behaves.
-        address: where it leads.
+        address: the address to connect to.
         ping_interval: seconds between pings while a run blocks it; None for no pings.
     """
 
@@ -91,9 +90,9 @@ class RunConnection:
         self.hears = False
         """Whether it is subscribed to ``workflows``."""
         self.blocked = False
-        """Whether a start was sent, and is not answered."""
+        """Whether a start was sent and is not answered yet."""
         self.on_event: Callable[[WireFrame], None] | None = None
-        """Is given the events that arrive."""
+        """Called with the events that arrive."""
         self.in_use = False
         self.idle_until = 0.0
         """When it has been idle for long enough (`trio.current_time`)."""
@@ -109,17 +108,18 @@ class RunConnection:
         return self._link.closed
 
     async def live(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Connect, and stay until it is lost, closed or cancelled.
+        """Connect, and run until the connection is lost, closed or cancelled.
 
-        It counts as started when it is connected, and raises a `DispatchError` if that fails.
+        It reports that it has started when it is connected. If that fails, it raises a
+        `DispatchError`.
         """
         with self._scope:
             await self._link.run(task_status=task_status)
 
     async def subscribe(self, within: float) -> bool:
-        """Use it: subscribe to ``workflows``, and see whether the server answers.
+        """Begin to use it: subscribe to ``workflows``, and check whether the server answers.
 
-        Any answer will do: a token without the scope for it can start runs all the same.
+        Any answer is enough: a token without the scope to subscribe can still start runs.
         """
         self.in_use = True
         request = _about_workflows(Method.SUBSCRIBE)
@@ -139,7 +139,7 @@ class RunConnection:
 
         Raises:
             RequestError: the server refused it, or it failed.
-            ConnectionLost: the connection was lost; ``maybe_delivered`` says whether it was sent.
+            ConnectionLost: the connection was lost; ``maybe_delivered`` is whether it was sent.
         """
         request = start.request
         await trio.lowlevel.checkpoint_if_cancelled()
@@ -157,7 +157,7 @@ class RunConnection:
         return answer
 
     def rest(self) -> None:
-        """Nobody uses it for the time being: hear of runs no more."""
+        """Stop using it for now: unsubscribe from ``workflows``."""
         self.on_event = None
         self.in_use = False
         self.idle_until = trio.current_time() + IDLE_TIME
@@ -170,13 +170,13 @@ class RunConnection:
         self._link.close()
 
     def abort(self) -> None:
-        """Close it at once: its server does not answer, or not before the end of a run."""
+        """Close it at once, because its server does not answer, or only after the end of a run."""
         self._scope.cancel()
 
     # What its link reports.
 
     async def run(self) -> None:
-        """Write a ping now and then while it is in use."""
+        """Write a ping at intervals while it is in use."""
         while self._ping_interval is not None:
             await trio.sleep(self._ping_interval)
             if self.in_use:
@@ -191,16 +191,16 @@ class RunConnection:
         """The connection is established."""
 
     def on_lost(self, since: datetime | None) -> None:
-        """The connection is lost: the link ends with it."""
+        """The connection is lost, and the link ends with it."""
 
     def on_channel_lost(self, channel: str) -> None:
-        """Only event streams over HTTP end one by one."""
+        """Not used here: only event streams over HTTP end one by one."""
 
     def on_stray(self, frame: WireFrame) -> None:
-        """A frame arrived that answers nothing."""
+        """A frame arrived that is not an answer."""
 
     def on_end(self, error: DispatchError | None) -> None:
-        """The link has ended: whoever waits for an answer is told."""
+        """The link has ended: wake the task that waits for an answer."""
 
 
 def _about_workflows(method: str) -> Request:
@@ -208,12 +208,12 @@ def _about_workflows(method: str) -> Request:
 
 
 class RunConnections:
-    """Connections for starts: some in use, some idle, none that leads to another server.
+    """Connections for starts, in use or idle, all of them to the server of the main connection.
 
     Args:
         main: the link of the main connection.
-        main_settings: how often that connects again, and how often it is pinged.
-        settings: how each connection for runs behaves.
+        main_settings: how often the main connection reconnects, and how often it is pinged.
+        settings: the settings of each connection for runs.
         limit: how many starts have a place at once.
     """
 
@@ -225,14 +225,14 @@ class RunConnections:
         self._settings = settings
         self._log = settings.logger
         self._idle: list[RunConnection] = []
-        """The one that was used last is the last."""
+        """Idle connections; the last one is the one that was used last."""
         self._became_idle = trio.lowlevel.ParkingLot()
         self._nursery: trio.Nursery | None = None
         self.places = trio.CapacityLimiter(limit)
-        """One for each start, from before it has a connection until it is over."""
+        """One place for each start, from before it has a connection until it is over."""
 
     async def run(self) -> None:
-        """Keep the nursery that the connections live in, and close idle ones when it is time."""
+        """Run the nursery of the connections, and close idle ones when it is time."""
         async with trio.open_nursery() as self._nursery:
             while True:
                 if not self._idle:
@@ -242,12 +242,12 @@ class RunConnections:
                     self._idle.pop(0).close()
 
     async def carry(self, start: Start, use: Callable[[RunConnection], Awaitable[None]]) -> None:
-        """Give *use* a connection for *start*; another one when it was lost before the start.
+        """Call *use* with a connection for *start*, and again if it is lost before the start.
 
-        Waits for a connection as long as there is none.
+        Waits while there is no connection.
 
         Raises:
-            DispatchError: no connection can be made, the client has ended, or what *use* raises.
+            DispatchError: no connection can be made, the client has ended, or *use* raises it.
         """
         while True:
             async with self._connection() as connection:
@@ -275,7 +275,7 @@ class RunConnections:
                 self._became_idle.unpark_all()
 
     async def _take_idle(self) -> RunConnection | None:
-        """An idle connection on which the server answers."""
+        """Return an idle connection on which the server answers; None if there is none."""
         await self._main.wait_connected()
         while self._idle:
             connection = self._idle.pop()
@@ -286,14 +286,14 @@ class RunConnections:
         return None
 
     async def _open(self) -> RunConnection:
-        """A new connection, to where the main connection is; tries again as that would."""
+        """Make a connection to the main connection's server; retry as often as that would."""
         reconnecting = Reconnecting(self._main_settings, first=False)
         while True:
             await self._main.wait_connected()
             try:
                 return await self._connect(self._main.address)
             except InternalError:
-                raise  # trying again would end alike
+                raise  # another attempt would fail the same way
             except DispatchError as exc:
                 error = reconnecting.failed(exc)
                 if error is not None:
@@ -320,7 +320,7 @@ class RunConnections:
         return connection
 
     async def _is_ready(self, connection: RunConnection, within: float) -> bool:
-        """Whether the server answers on *connection*, which is closed otherwise."""
+        """Return whether the server answers on *connection*; if not, close it."""
         ready = False
         try:
             ready = await connection.subscribe(within)

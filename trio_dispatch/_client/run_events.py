@@ -1,9 +1,9 @@
-"""The events of one run, kept so that they can be read from the first on, at any time.
+"""The stored events of one run, which can be read from the first one, at any time.
 
 A run's events arrive once, on the connection that started it, and several readers may want them,
-early or late. So the newest are kept, and a `StreamGap` stands for everything that is missing:
-what was forgotten, what was lost with a connection, and what was not heard because the first event
-that arrived is not the run's first.
+early or late. So this module stores the newest events. A `StreamGap` marks all events that are
+missing: dropped events, events that were lost with a connection, and events from before the first
+one that arrived.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ import trio
 from trio_dispatch._wire.models import Event, StreamGap
 
 EVENTS_KEPT: Final = 10_000
-"""Events kept for one run; and for all runs together that one start may turn out to be."""
+"""The most events stored for one run, and for all candidates of one start together."""
 
 BYTES_KEPT: Final = 16 * 1024 * 1024
-"""The same in bytes, as the events were on the wire."""
+"""The same limit in bytes, by the size of the events on the wire."""
 
 FIRST_EVENT: Final = "workflow.started"
 
 END_EVENTS: Final = {"workflow.completed": "completed", "workflow.failed": "failed"}
-"""The last event of a run, and the state that it reports."""
+"""The events that end a run, and the states that they report."""
 
 
 class EventLog:
@@ -35,18 +35,18 @@ class EventLog:
         self._entries: deque[tuple[Event, int]] = deque()
         self._forgotten = 0
         self.size = 0
-        """Bytes that are kept."""
+        """How many bytes are stored."""
         self.ended = trio.Event()
         """Set when the run's last event has arrived."""
         self._end_event: Event | None = None
         self._on_end: Callable[[Event], None] | None = None
 
     def __len__(self) -> int:
-        """How many are kept."""
+        """How many events are stored."""
         return len(self._entries)
 
     def add(self, event: Event, size: int = 0) -> None:
-        """Keep *event*, which took *size* bytes; a `StreamGap` merges with a gap before it."""
+        """Store *event*, which has *size* bytes; a `StreamGap` merges with a gap before it."""
         last = self._last
         if isinstance(event, StreamGap):
             if isinstance(last, StreamGap):
@@ -67,7 +67,7 @@ class EventLog:
 
     @property
     def on_end(self) -> Callable[[Event], None] | None:
-        """Is given the run's last event, now if it has arrived already."""
+        """Call a function with the run's last event, at once if it has already arrived."""
         return self._on_end
 
     @on_end.setter
@@ -77,7 +77,7 @@ class EventLog:
             function(self._end_event)
 
     def mark_gap(self) -> None:
-        """Mark that events may be missing from here on, unless the last one has arrived."""
+        """Mark that events may be missing from now on, unless the last one has arrived."""
         if not self.ended.is_set():
             last = self._last
             self.add(StreamGap(since=None if last is None else last.ts))
@@ -87,9 +87,9 @@ class EventLog:
         return self._entries[-1][0] if self._entries else None
 
     def read(self, position: int) -> tuple[Event, int] | None:
-        """Return the event at *position*, and the position after it; None if it is still to come.
+        """Return the event at *position* and the next position; None if it has not arrived yet.
 
-        The first position is 0. A gap stands at a position whose event is forgotten.
+        The first position is 0. If the event at a position was dropped, a gap is returned.
         """
         if position < self._forgotten:
             following = self._entries[0][0] if self._entries else None
@@ -101,17 +101,18 @@ class EventLog:
 
 
 class Candidates:
-    """The runs that one start may turn out to be, and their events so far.
+    """The runs that may belong to one start, and their events so far.
 
-    All together are bounded like the events of one run. When they are too many, the candidates that
-    were heard of last go, as a run is among the first that its own connection hears of. Should one
-    of them be it all the same, its next event makes it a candidate again, with a gap before it.
+    Their events together have the same limit as the events of one run. Beyond it, the newest
+    candidates are dropped, because a start's own run is among the first ones on its connection. If
+    a dropped candidate is the right run after all, its next event makes it a candidate again, with
+    a gap before that event.
     """
 
     def __init__(self) -> None:
         self._logs: dict[str, EventLog] = {}
         self._events = self._bytes = 0
-        """How much is kept, at most: what the logs forgot is counted until it is counted anew."""
+        """An upper bound of what is stored: dropped events count until the next full count."""
 
     def __contains__(self, run_id: str) -> bool:
         return run_id in self._logs
@@ -120,7 +121,7 @@ class Candidates:
         return len(self._logs)
 
     def add(self, run_id: str, event: Event, size: int) -> None:
-        """Keep *event* of *run_id*."""
+        """Store *event* of *run_id*."""
         log = self._logs.get(run_id)
         if log is None:
             log = self._logs[run_id] = EventLog()
@@ -131,7 +132,7 @@ class Candidates:
             self._shrink()
 
     def _shrink(self) -> None:
-        """Count anew, and go down to half of what is allowed, so that this is seldom done."""
+        """Count again, and drop events down to half of the limit, so that this happens rarely."""
         self._events = sum(map(len, self._logs.values()))
         self._bytes = sum(log.size for log in self._logs.values())
         if self._events <= EVENTS_KEPT and self._bytes <= BYTES_KEPT:
@@ -144,19 +145,19 @@ class Candidates:
             self._bytes -= log.size
 
     def mark_gaps(self) -> None:
-        """Events of all of them may be missing from here on."""
+        """Events of all candidates may be missing from now on."""
         for log in self._logs.values():
             log.mark_gap()
 
     def take(self, run_id: str) -> EventLog:
-        """Take the events of *run_id*; none where it is no candidate."""
+        """Remove and return the events of *run_id*; none if it is not a candidate."""
         return self._logs.pop(run_id, None) or EventLog()
 
     def discard(self, run_id: str) -> None:
-        """*run_id* is no candidate."""
+        """Remove *run_id* from the candidates."""
         self._logs.pop(run_id, None)
 
     def clear(self) -> None:
-        """There are no candidates."""
+        """Remove all candidates."""
         self._logs.clear()
         self._events = self._bytes = 0

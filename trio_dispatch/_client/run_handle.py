@@ -1,4 +1,4 @@
-"""The handle of a run that this client has started, and the run's events."""
+"""The handle of a run that this client has started, and the stream of the run's events."""
 
 from __future__ import annotations
 
@@ -15,11 +15,10 @@ from trio_dispatch._wire.models import Event, TimelineStep, WorkflowRun
 class RunHandle:
     """A workflow run that this client has started.
 
-    The run goes on when the handle is dropped, when its caller is cancelled, and when the client
-    is closed.
+    The run continues if you drop the handle, cancel its caller, or close the client.
 
-    It can be copied and pickled. A copy in the same process is a handle of the same client; one
-    that was pickled belongs to no client, and only names its run.
+    You can copy and pickle a handle. A copy in the same process belongs to the same client. An
+    unpickled handle belongs to no client, and only identifies its run.
     """
 
     def __init__(self, calls: Calls | None, record: RunRecord) -> None:
@@ -60,7 +59,7 @@ class RunHandle:
 
     @property
     def state(self) -> str:
-        """The last state that this handle has heard of; `refresh` and `wait` renew it."""
+        """The last state that this handle has seen; `refresh` and `wait` update it."""
         return self._record.state
 
     @property
@@ -69,7 +68,9 @@ class RunHandle:
         return self._record.run_id is not None
 
     async def wait_known(self) -> str:
-        """Wait until the run's id is known, at the latest when the run has ended; returns it.
+        """Wait until the run's id is known, and return it. It is known at the end of the run.
+
+        Cancelling ends the wait and does not affect the run.
 
         Raises:
             RequestError: the server refused to start the run.
@@ -79,30 +80,31 @@ class RunHandle:
         return await self._record.wait_known()
 
     def events(self) -> RunEvents:
-        """Open a stream of the run's events, from its first to its last, whenever it is opened.
+        """Return a stream of all events of the run, from the first to the last.
 
-        An async context manager over a `trio.abc.ReceiveChannel`, which ends with the run. Every
-        caller gets a stream of its own.
+        You can open it at any time. It is an async context manager over a
+        `trio.abc.ReceiveChannel`, which ends with the run. Every call returns a separate stream.
 
-        The events arrive on the connection that started the run, whichever server that leads to. A
-        `StreamGap` stands where events may be missing: where that connection was lost, at the
-        beginning if the token may not subscribe, and for the oldest of more than 10,000 events or
-        16 MiB.
+        The events arrive on the connection that started the run, even if that leads to another
+        server of a cluster. A `StreamGap` marks where events may be missing: when that connection
+        was lost, at the beginning if the token may not subscribe, and in place of the oldest events
+        if there are more than 10,000 or 16 MiB of them.
         """
         return RunEvents(self._record)
 
     async def wait(self) -> WorkflowRun:
         """Wait until the run has ended, and return it.
 
-        Its connection's answer ends the wait, or its state, for which the client asks from when
-        the run is known: after 10 ms, and then after an eighth of the time it has taken so far, at
-        most 5 s. So the wait ends with the run, even if its connection is lost or stands still.
+        The wait ends with the answer on the run's connection, or when the client sees that the run
+        has ended. As soon as the run is known, the client asks for its state: after 10 ms, and then
+        after an eighth of the time that the run has taken so far, at most 5 s. So the wait ends
+        with the run, even if the run's connection is lost or stalls.
 
-        Cancelling ends the wait and leaves the run alone.
+        Cancelling ends the wait and does not affect the run.
 
         Raises:
             WorkflowFailed: the run failed; ``run`` is its last state.
-            RequestError: the server refused to start it.
+            RequestError: the server refused to start the run.
             ConnectionLost: the run's connection was lost, and the run was not found.
             DispatchError: the client ended.
         """
@@ -118,11 +120,11 @@ class RunHandle:
         return record.run
 
     async def timeline(self) -> list[TimelineStep]:
-        """Ask which steps the run has finished. Raises `RunNotKnown` if its id is not known."""
+        """Get the steps that the run has finished. Raises `RunNotKnown` if its id is unknown."""
         return await self._connected_calls().workflow_timeline(self.run_id)
 
     async def refresh(self) -> WorkflowRun:
-        """Ask for the run's present state. Raises `RunNotKnown` if its id is not known."""
+        """Get the run in its present state. Raises `RunNotKnown` if its id is unknown."""
         run = await self._connected_calls().get_workflow(self.run_id)
         self._record.state = run.state
         return run
@@ -154,9 +156,9 @@ def _handle_of_no_client(name: str, run_id: str | None, state: str) -> RunHandle
 
 
 class RunEvents(BlockChannel[Event]):
-    """The events of one run, from its first to its last; see `RunHandle.events`.
+    """The events of one run, from the first to the last; see `RunHandle.events`.
 
-    An async context manager, and inside the block a `trio.abc.ReceiveChannel`.
+    This is an async context manager, and inside the block a `trio.abc.ReceiveChannel`.
     """
 
     def __init__(self, record: RunRecord) -> None:
@@ -166,16 +168,16 @@ class RunEvents(BlockChannel[Event]):
         self._position = 0
 
     async def _open(self) -> None:
-        """The events are kept for everybody, so there is nothing to open."""
+        """Do nothing: the events are stored anyway, so there is nothing to open."""
 
     def _close(self) -> None:
         self._record.changed.unpark_all()
 
     async def receive(self) -> Event:
-        """Wait for the run's next event. Cancelled, it takes nothing.
+        """Wait for the run's next event. If it is cancelled, no event is lost.
 
         Raises:
-            trio.EndOfChannel: the run has ended, and these were all.
+            trio.EndOfChannel: the run has ended, and all its events have been returned.
             RuntimeError: the block has not been entered.
             trio.ClosedResourceError: the block has exited.
             DispatchError: the run could not be started or found, or the client ended.
@@ -184,7 +186,7 @@ class RunEvents(BlockChannel[Event]):
         while True:
             self._check_inside()
             record = self._record
-            if self._log is not record.log:  # it has become known which run this is
+            if self._log is not record.log:  # the run has become known
                 self._log, self._position = record.log, 0
             found = self._log.read(self._position)
             if found is not None:

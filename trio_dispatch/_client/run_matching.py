@@ -1,15 +1,15 @@
-"""Which run is mine? How a start finds its run while the run is under way.
+"""How a start finds its run while the run is under way.
 
-The server names a run only in the answer to its start, which it sends when the run has ended.
-Until then the run is found by its events. The input carries a tag, 64 random bits of white space
+The server sends the id of a run only in the answer to its start, when the run has ended. Until then
+the client finds the run by its events. The input contains a tag: 64 random bits, as white space
 after its first bracket, which JSON ignores and every store keeps byte for byte (protocol, "Jobs").
-The start's own connection is subscribed to ``workflows``, so it hears the run begin, whichever
-server of a cluster that connection leads to (protocol, "Several servers on one store"). Each run of
-the same name that is heard of there is a candidate. It is looked up once, on the main connection,
-and the one whose whole input is equal is ours (measured: 64 equal starts over 32 connections, all
-told apart in 11 ms).
+The start's own connection is subscribed to ``workflows``, so it receives the event that the run has
+started, from any server of a cluster (protocol, "Several servers on one store"). Each run of the
+same name that starts there is a candidate. The client gets each candidate once, on the main
+connection, and the candidate with exactly the same input is the right one (measured: 64 equal
+starts over 32 connections are all identified in 11 ms).
 
-The tag makes this quick. It decides nothing: the server's answer always wins.
+The tag only makes this quick: the server's answer always wins.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ from trio_dispatch._wire.frames import WireFrame
 from trio_dispatch._wire.models import Event, StreamGap
 
 LOOKED_UP_KEPT: Final = 10_000
-"""Runs of others that are remembered, so that none is looked up twice."""
+"""How many runs of other starts are remembered, so that none is looked up twice."""
 
 LOOKUPS: Final = 8
-"""Candidates that are looked up at once."""
+"""How many candidates are looked up at once."""
 
 _WORKFLOW_TOPIC: Final = "workflow:"
 
@@ -47,7 +47,7 @@ _random: Final = random.SystemRandom()
 
 
 def tagged(text: bytes) -> bytes:
-    """Put a tag of 64 random bits into an object or an array; other values cannot hold one."""
+    """Add a tag of 64 random bits to an object or an array; other values cannot hold one."""
     if text[:1] not in (b"{", b"["):
         return text
     tag = bytes(_random.choice(b" \t\n\r") for _ in range(32))
@@ -58,8 +58,8 @@ class RunMatching:
     """Finds the runs of all starts whose run is not known yet.
 
     Args:
-        calls: looks candidates up.
-        background: where that is done.
+        calls: used to look candidates up.
+        background: runs the tasks that look them up.
     """
 
     def __init__(self, calls: Calls, background: Background) -> None:
@@ -69,33 +69,33 @@ class RunMatching:
         self._under_way: set[str] = set()
         """Candidates that are being looked up."""
         self._foreign: OrderedDict[str, bool] = OrderedDict()
-        """Runs of others, and whether their input was seen."""
+        """Runs of other starts, and whether their input was seen."""
         self._limit = trio.CapacityLimiter(LOOKUPS)
         self.tagging = True
-        """Whether tags are of use with this server."""
+        """Whether tags work with this server."""
         self.undecodable = 0
-        """Events on runs' own connections that could not be read."""
+        """How many events on the connections of runs could not be read."""
 
     def __len__(self) -> int:
         """How many starts wait for their run to be found."""
         return len(self._unknown)
 
     def expect(self, record: RunRecord) -> None:
-        """The start of *record* is about to be sent."""
+        """Begin to look for *record*, whose start is about to be sent."""
         record.candidates.clear()
         self._unknown[record] = None
 
     def forget(self, record: RunRecord) -> None:
-        """Nobody wants to know any more which run *record* is."""
+        """Stop looking for the run of *record*."""
         self._unknown.pop(record, None)
 
     def answered(self, record: RunRecord, run_id: str) -> None:
-        """The server has answered that *record* is *run_id*, whatever was found before."""
+        """The server has answered that *record* is *run_id*; this wins over earlier findings."""
         if record.run_id == run_id:
             return
         if record.tagged and self._foreign.get(run_id):
-            # Its input was seen, and was not what had been sent: this server stores inputs in
-            # another form, so nothing is found by tags.
+            # Its input was seen and differs from what was sent: this server stores inputs in
+            # another form, so tags do not work.
             self.tagging = False
         self._identify(record, run_id)
 
@@ -105,13 +105,13 @@ class RunMatching:
         for other in self._unknown:
             other.candidates.discard(run_id)
 
-    # What is heard.
+    # Events that arrive.
 
     def hear_frame(self, record: RunRecord, frame: WireFrame) -> None:
         """An event arrived on the connection that started *record*."""
         run_id = _run_of(frame.channel)
         if run_id and not self._matters(record, run_id):
-            return  # most are, where many runs are under way
+            return  # usual if many runs are under way
         try:
             occurrence = read_occurrence(frame)
             run_id = _run_of(occurrence.topic)
@@ -132,13 +132,13 @@ class RunMatching:
         self._hear(record, run_id, event, len(frame.data))
 
     def hear(self, record: RunRecord, event: Event) -> None:
-        """*record* is looked for on the main connection, too, and an event arrived there."""
+        """An event arrived on the main connection, where *record* is looked for, too."""
         run_id = _run_of(event.topic)
         if self._matters(record, run_id):
             self._hear(record, run_id, event, 0)
 
     def _matters(self, record: RunRecord, run_id: str) -> bool:
-        """Whether *run_id* is *record*'s run, or may be."""
+        """Return whether *run_id* is *record*'s run, or may be."""
         if record.run_id is not None:
             return run_id == record.run_id
         return bool(run_id) and not (record.tagged and run_id in self._foreign)
@@ -164,7 +164,7 @@ class RunMatching:
             self._under_way.add(run_id)
 
     async def _look_up(self, run_id: str) -> None:
-        """Ask for a candidate until the server says whose input it has."""
+        """Ask for a candidate until the server returns its input."""
         schedule = PollSchedule()
         try:
             async with self._limit:
@@ -176,13 +176,13 @@ class RunMatching:
             self._under_way.discard(run_id)
 
     async def _is_looked_up(self, run_id: str) -> bool:
-        """Ask for a candidate; False if it is worth asking again."""
+        """Ask for a candidate. Returns False if it is worth asking again."""
         try:
             run = await self._calls.get_workflow(run_id)
         except (ConnectionLost, RequestTimeout, ServerError):
             return self._calls.closed
         except (DispatchError, ValueError):
-            self._rule_out(run_id, None)  # asking again would be answered the same
+            self._rule_out(run_id, None)  # another request would get the same answer
         else:
             self._found(run_id, run.input_bytes or b"")
         return True
@@ -195,7 +195,7 @@ class RunMatching:
         self._rule_out(run_id, text)
 
     def _rule_out(self, run_id: str, text: bytes | None) -> None:
-        """*run_id*, whose input is *text* if that is known, is none that has a tag."""
+        """Note that *run_id* has no known tag; *text* is its input, if that is known."""
         self._foreign[run_id] = text is not None
         if len(self._foreign) > LOOKED_UP_KEPT:
             self._foreign.popitem(last=False)

@@ -9,7 +9,7 @@
     failed       it was refused, or lost and not found    nothing
     ============ ======================================== =====================================
 
-The answer to the start may arrive in any stage, and always wins.
+The answer to the start may arrive in any stage, and it always wins.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from trio_dispatch._wire.errors import fresh
 from trio_dispatch._wire.models import RUN_END_STATES, Event, WorkflowRun
 
 LAST_WORDS: Final = 1.0
-"""Seconds for which a run's answer and last event may be late once it is known to have ended."""
+"""Seconds to wait for a run's answer and last event once the run is known to have ended."""
 
 
 class Stage(Enum):
-    """How far a run is known; see the table above."""
+    """The stage of a run; see the table above."""
 
     STARTING = "starting"
     RUNNING = "running"
@@ -37,11 +37,11 @@ class Stage(Enum):
 
 
 class RunRecord:
-    """What is known of one run that this client has started.
+    """What the client knows about one run that it has started.
 
     Args:
         name: the workflow's name.
-        text: the input as it is sent.
+        text: the input as it was sent.
         tagged: whether *text* holds a tag, by which the run can be found.
     """
 
@@ -52,9 +52,9 @@ class RunRecord:
         self.stage = Stage.STARTING
         self.run_id: str | None = None
         self.state = "running"
-        """The last state that was heard of."""
+        """The last known state."""
         self.run: WorkflowRun | None = None
-        """The run as it ended, once somebody has asked."""
+        """The run in its last state, once somebody has asked for it."""
         self.error: Exception | None = None
         self.log = EventLog()
         self.candidates = Candidates()
@@ -63,17 +63,17 @@ class RunRecord:
         self.end_known = trio.Event()
         """Set when the run is known to have ended."""
         self.cannot_ask: Exception | None = None
-        """Why the server does not report the run's state, if it does not."""
+        """The error if the server does not report the run's state."""
         self._last_words = trio.CancelScope()
         self.changed = trio.lowlevel.ParkingLot()
 
     @property
     def settled(self) -> bool:
-        """Whether nothing more will be learned."""
+        """Whether the client will learn nothing more about it."""
         return self.stage in (Stage.OVER, Stage.FAILED)
 
     def learn(self, run_id: str) -> None:
-        """The run is *run_id*."""
+        """Note that the run is *run_id*."""
         self.log = self.candidates.take(run_id)
         self.candidates.clear()
         self.run_id = run_id
@@ -83,18 +83,18 @@ class RunRecord:
         self.changed.unpark_all()
 
     def add(self, event: Event, size: int = 0) -> None:
-        """Something has happened in the run."""
+        """Note an event of the run."""
         self.log.add(event, size)
         self.changed.unpark_all()
 
     def mark_gap(self) -> None:
-        """Its events may be missing from here on."""
+        """Note that its events may be missing from now on."""
         self.log.mark_gap()
         self.candidates.mark_gaps()
         self.changed.unpark_all()
 
     def report(self, state: str) -> None:
-        """The server has reported the run's state."""
+        """Note the state that the server has reported."""
         self.state = state
         if state in RUN_END_STATES and not self.end_known.is_set():
             self.end_known.set()
@@ -102,17 +102,17 @@ class RunRecord:
         self.changed.unpark_all()
 
     def new_last_words(self) -> trio.CancelScope:
-        """A scope for the answer and the last event, which ends soon after the end is known."""
+        """Open a scope for the answer and the last event; it ends soon after the run's end."""
         self._last_words = trio.CancelScope()
         return self._last_words
 
     def fail_to_ask(self, error: Exception) -> None:
-        """The server does not report the run's state."""
+        """Note that the server does not report the run's state."""
         self.cannot_ask = error
         self.changed.unpark_all()
 
     def settle(self, error: Exception | None) -> None:
-        """Nothing more will be learned."""
+        """End the record: the client will learn nothing more about the run."""
         if not self.settled:
             self.stage = Stage.OVER if error is None else Stage.FAILED
             self.error = error
@@ -129,7 +129,7 @@ class RunRecord:
         return self.run_id
 
     async def wait_settled(self) -> None:
-        """Wait until nothing more will be learned. Raises the error if the run was not found."""
+        """Wait until the record has ended. Raises the error if the run was not found."""
         await trio.lowlevel.checkpoint()
         while not self.settled:
             await self.changed.park()
@@ -137,7 +137,7 @@ class RunRecord:
             raise fresh(self.error)
 
     async def wait_end_known(self) -> bool:
-        """Wait until the run is known to have ended; False if nobody can find out."""
+        """Wait until the run is known to have ended. Returns False if that cannot be found out."""
         await trio.lowlevel.checkpoint()
         while not self.end_known.is_set():
             if self.cannot_ask is not None:

@@ -1,6 +1,7 @@
-r"""What happens to a start: from the call to the end of the run.
+r"""Starts of runs, from the call to the end of the run.
 
-Each start has one task, from when it has a place (`RunConnections.places`) to the end of its run::
+Each start has one task, from the time when it has a place (`RunConnections.places`) to the end of
+its run::
 
     wait for a place -- cancelled ------------------------------> nothing was started
      |
@@ -12,9 +13,9 @@ Each start has one task, from when it has a place (`RunConnections.places`) to t
      v
     answered -----> over                      or look for it for a few seconds more; else failed
 
-Meanwhile the run's events arrive on its connection, ``run_matching`` finds out which run it is, and
-from then on the client asks for its state, too. Whichever is first, the answer or the state, ends
-the run here: a connection that stands still holds nobody up.
+Meanwhile the run's events arrive on its connection, and ``run_matching`` identifies the run. From
+then on the client also asks for the run's state. The first of the two, the answer or the state,
+ends the wait, so a stalled connection delays nobody.
 """
 
 from __future__ import annotations
@@ -50,18 +51,18 @@ KNOWN_WITHIN: Final = 2.0
 """Seconds after which `start_workflow` returns a handle whose run is not known."""
 
 LOOK_LONGER: Final = 5.0
-"""Seconds for which a run is looked for whose connection was lost before it was known."""
+"""Seconds to look for a run whose connection was lost before the run was known."""
 
 ASK_AGAIN: Final = 5.0
-"""Seconds until the next question, after the server has denied that the run exists."""
+"""Seconds until the client asks again, after the server has denied that the run exists."""
 
 _started: Final = msgspec.json.Decoder(Started)
 
 
 def encode_input(name: str | WorkflowType[Any], input: object) -> tuple[str, bytes]:
-    """The name of a workflow, and its input encoded: an empty object if there is none.
+    """Return the name of a workflow and its encoded input: an empty object if there is none.
 
-    Raises for what no server can make sense of.
+    Raises `TypeError` or `ValueError` if one of them is invalid.
     """
     if input is msgspec.UNSET:
         input = {}
@@ -76,7 +77,7 @@ def read_started(answer: WireFrame) -> Started:
     method = Method.WORKFLOW_START
     started = read_answer(method, answer, lambda data: decode_leniently(data, _started))
     if not started.run_id:
-        raise ProtocolError(f"the answer to {method} names no run")
+        raise ProtocolError(f"the answer to {method} has no run id")
     return started
 
 
@@ -84,9 +85,9 @@ class RunStarts:
     """Starts runs, and follows each to its end.
 
     Args:
-        calls: asks and listens on the main connection.
-        connections: where runs are started.
-        background: where the tasks of the starts live.
+        calls: used to ask and to subscribe on the main connection.
+        connections: the connections on which runs are started.
+        background: runs the tasks of the starts.
     """
 
     def __init__(self, calls: Calls, connections: RunConnections, background: Background) -> None:
@@ -98,7 +99,7 @@ class RunStarts:
     async def start(self, name: str, text: bytes) -> RunRecord:
         """Start a workflow. Returns when the run is known or over, or 2 s after it was sent.
 
-        Cancelled before the start is written, nothing is started.
+        If this is cancelled before the start is written, nothing is started.
         """
         sent = tagged(text) if self.matching.tagging else text
         record = RunRecord(name, sent, tagged=sent != text)
@@ -119,9 +120,9 @@ class RunStarts:
         return record
 
     async def send(self, frame: Frame) -> WireFrame:
-        """Send a frame that starts a workflow as it is, and return its answer.
+        """Send a frame that starts a workflow unchanged, and return its answer.
 
-        Cancelled before it is written, nothing is started.
+        If this is cancelled before the frame is written, nothing is started.
         """
         call = _Call()
         start = await self._begin(frame, lambda start: self._answer(start, call), call.settle)
@@ -141,7 +142,7 @@ class RunStarts:
         work: Callable[[Start], Awaitable[None]],
         settle: Callable[[Exception | None], None],
     ) -> Start:
-        """Wait for a place in the order of the calls, and then give the start a task."""
+        """Wait for a place, in the order of the calls, and then run the start in a task."""
         start = Start(frame, self._calls.check_frame(frame))
         await trio.lowlevel.checkpoint()
         self._calls.check_open()
@@ -162,7 +163,7 @@ class RunStarts:
         work: Callable[[Start], Awaitable[None]],
         settle: Callable[[Exception | None], None],
     ) -> None:
-        """The task of one start. Cancelled, it settles the start nevertheless."""
+        """Run the task of one start. If it is cancelled, it still settles the start."""
         outcome: tuple[Exception | None] | None = None
         try:
             with start.scope:
@@ -175,7 +176,7 @@ class RunStarts:
             settle(outcome[0] if outcome is not None else self._calls.why_ended())
             start.under_way.set()
 
-    # A start whose answer is all that is wanted.
+    # A start whose caller needs only the answer.
 
     async def _answer(self, start: Start, call: _Call) -> None:
         async def use(connection: RunConnection) -> None:
@@ -186,7 +187,7 @@ class RunStarts:
     # A run that is followed.
 
     async def _follow(self, start: Start, record: RunRecord) -> None:
-        """Follow a run to its end, by its connection and by asking."""
+        """Follow a run to its end, on its connection and by asking for its state."""
         error: DispatchError | None = None
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._ask, record)
@@ -226,13 +227,13 @@ class RunStarts:
             self.matching.answered(record, started.run_id)
             record.report(started.state)
             if not record.end_known.is_set():
-                # A server that answers at once: its connection hears of the run all the same.
+                # The server answers at once; the connection still receives the run's events.
                 await self._wait_for_end(record)
             if connection.hears:
                 await record.log.ended.wait()
 
     async def _follow_without_connection(self, record: RunRecord, error: DispatchError) -> None:
-        """The connection was lost, which does not end the run: listen on the main connection."""
+        """Listen on the main connection: the run's own is lost, which does not end the run."""
         if record.run_id is None and record.tagged:
             await self._look_longer(record)
         if record.run_id is None:
@@ -248,7 +249,7 @@ class RunStarts:
             listener.close()
 
     async def _look_longer(self, record: RunRecord) -> None:
-        """Look for a run for some seconds more, and for its next events on the main connection."""
+        """Look a few seconds longer for a run, and listen for its events on the main connection."""
         listener = self._calls.listen(WORKFLOWS, on_event=partial(self.matching.hear, record))
         try:
             with trio.move_on_after(LOOK_LONGER):
@@ -257,7 +258,7 @@ class RunStarts:
             listener.close()
 
     async def _wait_for_end(self, record: RunRecord, error: DispatchError | None = None) -> None:
-        """Wait until the server reports the end. If it reports no state, raise why, or *error*."""
+        """Wait until the server reports the end. If it does not report a state, raise an error."""
         if not await record.wait_end_known():
             assert record.cannot_ask is not None
             if error is None:
@@ -265,7 +266,7 @@ class RunStarts:
             raise error from record.cannot_ask
 
     async def _ask(self, record: RunRecord) -> None:
-        """Ask for the run's state from when it is known until it has ended."""
+        """Ask for the run's state, from the time when it is known until it has ended."""
         await record.known.wait()
         while not record.end_known.is_set():
             run_id, log = record.run_id, record.log
@@ -273,14 +274,14 @@ class RunStarts:
             try:
                 run = await ask_for_end(self._calls, run_id, log=log)
             except NotFound as exc:
-                # The main connection may lead to another store for the time being.
+                # The main connection may lead to another store at present.
                 record.fail_to_ask(exc)
                 await trio.sleep(ASK_AGAIN)
             except (DispatchError, ValueError) as exc:
                 record.fail_to_ask(exc)
                 return
             else:
-                if run_id == record.run_id:  # and the answer has named no other since
+                if run_id == record.run_id:  # the answer may have named another run meanwhile
                     record.run = run
                     record.report(run.state)
 
@@ -294,6 +295,6 @@ class _Call:
         self.done = trio.Event()
 
     def settle(self, error: Exception | None) -> None:
-        """There is an answer, or there will be none."""
+        """Settle the start: there is an answer, or there will be none."""
         self.error = error
         self.done.set()

@@ -1,4 +1,4 @@
-"""Asking for the end of a run that this client has started, whose events it hears elsewhere."""
+"""Asking for the end of a run that this client has started."""
 
 from __future__ import annotations
 
@@ -16,19 +16,20 @@ async def ask_for_end(
 ) -> WorkflowRun:
     """Ask until a run has ended, and return it as it ended.
 
-    Nothing is subscribed to. When the run's last event or the answer to its start has reported an
-    end, and the store contradicts that for 10 s, the report wins.
+    This subscribes to nothing, because the run's events arrive elsewhere. If the run's last event
+    or the answer to its start has reported the end, but the store reports another state for 10 s,
+    the event or answer wins.
 
     Args:
-        calls: asks.
-        run_id: of a run that exists.
-        log: where its events arrive.
+        calls: used to ask.
+        run_id: the id of a run that exists.
+        log: gets the run's events.
         answered: the state in the answer to its start, if that has arrived.
 
     Raises:
         NotFound: the server has denied for 10 s that the run exists.
-        DispatchError: the server does not answer the question, or the client ended.
-        ValueError: the server named the run in a way that cannot be sent.
+        DispatchError: the server does not answer, or the client ended.
+        ValueError: the server sent a run id that cannot be sent back.
     """
     outcomes: list[WorkflowRun | Exception] = []
     watch = EndWatch(calls, RUN, lambda _, outcome: outcomes.append(outcome))

@@ -1,4 +1,4 @@
-"""What a client counts of itself. The server's own figures are `Stats`."""
+"""The figures that a client counts itself. The server's own figures are `Stats`."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from trio_dispatch._link.statistics import LinkStatistics
 
 @attrs.frozen(kw_only=True)
 class ClientStatistics:
-    """What a client has done and is doing."""
+    """Counts of what a client has done and is doing."""
 
     link: LinkStatistics
     """The main connection."""
     subscriptions: int
     wanted_channels: int
-    """Channels that the server is asked for; overlapping subscriptions share them."""
+    """Channels that the client subscribes to; overlapping subscriptions share them."""
     undecodable_events: int
-    """Events that could not be read, and were dropped."""
+    """Events that could not be read and were dropped."""
     runs: int
-    """Starts of workflow runs that are under way, each with a connection or about to get one."""
+    """Starts of workflow runs that are under way; each has a connection or will get one."""
     runs_waiting: int
     """Starts that wait until one of the ``max_concurrent_runs`` is over."""
     runs_limit: int

@@ -1,7 +1,7 @@
-"""What the registry knows of one subscriber: is it complete yet, and where are its gaps?
+"""What the registry knows about one subscriber: whether it is complete, and where its gaps are.
 
-A subscriber is *entered* when the servers have confirmed what it wants. After that each loss opens
-a gap, which closes when the server that was lost has confirmed everything again:
+A subscriber is *entered* when the servers have confirmed all its channels. After that each loss
+opens a gap, which closes when the lost server has confirmed all channels again:
 
     ============ ======================= ========================== =========================
     subscriber   a server confirms all   a server is lost           a server refuses
@@ -28,27 +28,27 @@ from trio_dispatch._wire.models import Event, StreamGap
 
 
 class Sink(Protocol):
-    """Where a subscriber's events go. A `Mailbox` is one."""
+    """The destination of a subscriber's events, such as a `Mailbox`."""
 
     def put(self, item: Event, size: int = 0, server: str = "") -> int:
-        """Take an event. Returns how many are lost because of it."""
+        """Take an event. Returns how many events are lost because of it."""
         ...
 
     def open_gap(self, since: datetime | None, server: str = "") -> None:
-        """From here on, events of *server* are missing."""
+        """Mark that events of *server* are missing from now on."""
 
     def close_gap(self, until: datetime | None, server: str = "") -> None:
-        """From here on, events of *server* are not missing any more."""
+        """Mark that events of *server* are no longer missing."""
 
     def end(self, error: Exception | None = None) -> None:
         """Nothing more will come."""
 
 
 class CallbackSink:
-    """Gives events to a function as they arrive.
+    """Calls a function with events as they arrive.
 
     Args:
-        on_event: is given every event, and a `StreamGap` where some may be missing.
+        on_event: called with every event, and with a `StreamGap` if some may be missing.
     """
 
     def __init__(self, on_event: Callable[[Event], None]) -> None:
@@ -71,18 +71,18 @@ class CallbackSink:
             self._on_event(StreamGap(since=since, until=until, server=server))
 
     def end(self, error: Exception | None = None) -> None:
-        """Nothing to do: `Subscriber.error` says why."""
+        """Do nothing: `Subscriber.error` is the reason."""
 
 
 @attrs.define(eq=False)
 class _Share:
-    """What a subscriber has of one feed."""
+    """The state of a subscriber on one feed."""
 
     unconfirmed: set[str] = attrs.field(factory=set[str])
     """The server's channels that are not delivered, or not again."""
     gap: bool = False
     confirmed_at: datetime | None = None
-    """When the server confirmed a channel last, by its clock."""
+    """When the server last confirmed a channel, by its clock."""
 
 
 class Subscriber:
@@ -98,16 +98,16 @@ class Subscriber:
         self.channels = tuple(channels)
         self.complete = complete
         self.sources: tuple[str, ...] = ()
-        """The server's channels that bring their events."""
+        """The server's channels that include their events."""
         self.sink = sink
         self.put = sink.put
-        """The sink's own method, because events are many."""
+        """The sink's own method, because there are many events."""
         self.entered = False
-        """Whether the servers have confirmed its channels, once."""
+        """Whether the servers have ever confirmed all its channels."""
         self.settled = trio.Event()
-        """Set when it is entered, or never will be."""
+        """Set when it is entered, or when it never will be."""
         self.error: Exception | None = None
-        """Why nothing more will come."""
+        """The reason why no more events will arrive."""
         self._shares: dict[Feed, _Share] = {}
 
     @property
@@ -118,10 +118,10 @@ class Subscriber:
         return not any(share.unconfirmed for share in self._shares.values())
 
     def unconfirmed(self) -> list[tuple[Feed, str]]:
-        """The channels that it waits for."""
+        """Return the channels that it waits for."""
         return [(feed, name) for feed, share in self._shares.items() for name in share.unconfirmed]
 
-    # What the registry reports. Each may end its waiting.
+    # Reports of the registry. Each may end the wait.
 
     def begin(self, feeds: Iterable[Feed]) -> None:
         """Its channels have been asked for on all *feeds*."""
@@ -138,7 +138,7 @@ class Subscriber:
         self._look()
 
     def lose(self, feed: Feed, names: Iterable[str], last_frame: datetime | None = None) -> None:
-        """The server of *feed* does not deliver channels *names* any more."""
+        """The server of *feed* has stopped delivering channels *names*."""
         share = self._shares[feed]
         share.unconfirmed.update(names)
         if self.entered:
@@ -155,7 +155,7 @@ class Subscriber:
             self._look()
 
     def look_again(self) -> None:
-        """A feed's server has been found to be away."""
+        """A feed's server turned out to be unreachable."""
         self._look()
 
     def fail(self, error: Exception) -> None:
@@ -182,7 +182,7 @@ class Subscriber:
             return
         self.entered = True
         for feed in waited_for:
-            # From the start, so nothing is known of the time before.
+            # It is missing from the start, so the time before is unknown.
             self._shares[feed].gap = True
             self.sink.open_gap(None, feed.server)
         self.settled.set()

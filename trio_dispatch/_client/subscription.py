@@ -1,4 +1,4 @@
-"""What users hold of a subscription: entering, reading, leaving."""
+"""The public subscription object: entering, reading, leaving."""
 
 from __future__ import annotations
 
@@ -17,26 +17,27 @@ from trio_dispatch._wire.models import Event
 
 @attrs.frozen(kw_only=True)
 class SubscriptionStatistics:
-    """What a subscription holds and has lost."""
+    """Counts of the events that a subscription stores and has lost."""
 
     stored: int
     """Events that wait to be read."""
     stored_bytes: int
-    """The size of their data, as JSON text."""
+    """The size of their data as JSON text, in bytes."""
     buffer: int
-    """How many events it stores at most."""
+    """The most events that it stores."""
     buffer_bytes: int
-    """How much of their data it stores at most."""
+    """The most bytes of their data that it stores."""
     dropped: int
     """Events lost so far because it was full."""
 
 
 class Subscription(BlockChannel[Event]):
-    """The events of some channels, from when its block is entered. See `Client.subscribe`.
+    """The events of some channels, from the time when its block is entered.
 
-    An async context manager, and inside the block a `trio.abc.ReceiveChannel`. Entering waits until
-    the server has confirmed all channels, and for a connection if there is none; cancelled, it
-    leaves no subscription behind. Leaving waits for nothing.
+    See `Client.subscribe`. This is an async context manager, and inside the block a
+    `trio.abc.ReceiveChannel`. Entering waits until the server has confirmed all channels, and for a
+    connection if there is none. If entering is cancelled, no subscription remains. Leaving does not
+    wait.
 
     Several tasks may read from one subscription; each event goes to one of them.
     """
@@ -71,7 +72,7 @@ class Subscription(BlockChannel[Event]):
         return self._mailbox.dropped
 
     def statistics(self) -> SubscriptionStatistics:
-        """Count what it holds and has lost."""
+        """Return counts of the events that it stores and has lost."""
         box = self._mailbox
         return SubscriptionStatistics(
             stored=len(box),
@@ -116,13 +117,13 @@ class Subscription(BlockChannel[Event]):
         self._mailbox.close()
 
     async def receive(self) -> Event:
-        """Wait for the next event, or a `StreamGap` where some may be missing.
+        """Wait for the next event, or for a `StreamGap` if some may be missing.
 
-        Cancelled, it takes nothing. A checkpoint.
+        This is a checkpoint. If it is cancelled, no event is lost.
 
         Raises:
-            SubscriptionOverflow: the buffer was full, with ``overflow="raise"``. Reading on returns
-                new events.
+            SubscriptionOverflow: the buffer was full, with ``overflow="raise"``. The next call
+                returns new events.
             RequestError: the server refused to restore a channel after a reconnect.
             trio.EndOfChannel: `unsubscribe` ended it.
             RuntimeError: the block has not been entered.
@@ -133,10 +134,10 @@ class Subscription(BlockChannel[Event]):
         return await self._mailbox.receive()
 
     async def __anext__(self) -> Event:
-        """`receive`, for loops: the end of the channel ends the loop.
+        """Return the next event, for loops: the end of the channel ends the loop.
 
-        Each turn of the loop can be cancelled. While events are stored, every 16th gives other
-        tasks a turn.
+        You can cancel the loop at each turn. While events are stored, other tasks run at every 16th
+        event.
         """
         if not self._inside:
             self._check_inside()
@@ -146,9 +147,9 @@ class Subscription(BlockChannel[Event]):
             raise StopAsyncIteration from None
 
     def receive_nowait(self) -> Event:
-        """Take the next event if there is one; else raise `trio.WouldBlock`.
+        """Return the next event if there is one; else raise `trio.WouldBlock`.
 
-        Raises as `receive` does.
+        It raises the same errors as `receive`.
         """
         self._check_inside()
         return self._mailbox.receive_nowait()
@@ -156,9 +157,9 @@ class Subscription(BlockChannel[Event]):
     async def unsubscribe(self, *channels: str) -> None:
         """Stop receiving the events of *channels*, or of all.
 
-        From now on nothing of them is stored; what is stored can still be read. With no channel
-        left, reading then ends (`trio.EndOfChannel`). Does not wait for the server. A checkpoint;
-        cancelled, it has unsubscribed all the same.
+        From now on their events are not stored; events that are already stored can still be read.
+        If no channel is left, reading then ends (`trio.EndOfChannel`). The call does not wait for
+        the server. It is a checkpoint; even if it is cancelled, it has unsubscribed.
 
         Raises:
             ValueError: it is not subscribed to one of *channels*.

@@ -1,12 +1,12 @@
-"""All subscriptions of one client: which channels are wanted, and by whom.
+"""All subscriptions of one client: the wanted channels, and their subscribers.
 
-The server forgets a connection's channels with the connection, so the wanted ones are kept here.
-Every feed (a server that is heard) is asked for the same channels:
+When a connection ends, the server forgets its channels, so this registry keeps the wanted ones. It
+asks every feed (one for each server) for the same channels:
 
-    ``Subscription``  what users hold: entering, reading, leaving
-    ``Subscriber``    is it complete, where are its gaps
+    ``Subscription``  the public object: entering, reading, leaving
+    ``Subscriber``    whether it is complete, and where its gaps are
     ``Subscriptions`` this registry
-    ``Router``        who gets an event
+    ``Router``        delivers events to subscribers
     ``Feed``          the events of one server
     ``Reconciler``    one channel on one server
 """
@@ -27,18 +27,18 @@ from trio_dispatch._wire.channels import covering_channel, server_channel, whole
 from trio_dispatch._wire.models import Event
 
 MAX_NARROW: Final = 8
-"""Event streams of one entity each, of one kind; beyond them, all of the kind share one."""
+"""How many event streams of one kind are for one entity each; further ones share one stream."""
 
 
 class Subscriptions:
     """All subscriptions of one client.
 
     Args:
-        shared: whether one delivery serves all channels, as over a WebSocket. Over HTTP a
-            subscription has one source, an event stream that covers all of its channels.
-        instruments: what is told of events.
+        shared: whether the server sends an event once for all channels, as over a WebSocket. Over
+            HTTP a subscription has one source, an event stream that covers all of its channels.
+        instruments: called for each event.
         timeout: seconds in which servers must confirm a subscription that is being entered.
-        servers: the URLs of the servers that are heard, for gaps; one empty name for a single one.
+        servers: the URLs of the servers, for gaps; one empty name if there is only one server.
     """
 
     def __init__(
@@ -55,10 +55,10 @@ class Subscriptions:
         self._router = Router(Instruments() if instruments is None else instruments)
         self.on_push = self._router.route
         self.feeds = tuple(Feed(self, shared=shared, server=server) for server in servers)
-        """The servers that are heard."""
+        """One feed for each server."""
         self._subscribers: dict[Subscriber, None] = {}
         self._users: dict[str, dict[Subscriber, None]] = {}
-        """The server's channels that are wanted, and by whom."""
+        """The server's channels that are wanted, with their subscribers."""
 
     def __len__(self) -> int:
         """How many subscribers there are."""
@@ -66,7 +66,7 @@ class Subscriptions:
 
     @property
     def wanted(self) -> frozenset[str]:
-        """The channels that somebody wants from the servers."""
+        """Return the channels that are wanted from the servers."""
         return frozenset(self._users)
 
     @property
@@ -75,16 +75,16 @@ class Subscriptions:
         return self._router.undecodable
 
     def listen(self, *channels: str, on_event: Callable[[Event], None]) -> Listener:
-        """Give the events of *channels* to *on_event*, from now on until it is closed."""
+        """Call *on_event* with the events of *channels*, from now on until it is closed."""
         return Listener(self, channels, on_event)
 
     # Wanting.
 
     def attach(self, subscriber: Subscriber) -> None:
-        """Begin to deliver to *subscriber*, and ask the servers for what it lacks.
+        """Begin to deliver to *subscriber*, and ask the servers for channels that it lacks.
 
         Raises:
-            ClientClosed: the client has ended, or a server that belongs to it has refused it.
+            ClientClosed: the client has ended, or one of its servers has refused it.
         """
         for feed in self.feeds:
             if subscriber.complete or not feed.ended:
@@ -101,9 +101,9 @@ class Subscriptions:
         subscriber.begin(self.feeds)
 
     def leave(self, subscriber: Subscriber, channels: Iterable[str]) -> None:
-        """Deliver no more of *channels* to *subscriber*; what nobody wants is unsubscribed.
+        """Stop delivering *channels* to *subscriber*, and unsubscribe from unwanted channels.
 
-        A plain call: requests are queued, and nobody waits for their answers.
+        This is a plain call: requests are queued, and nobody waits for their answers.
         """
         leaving = set(channels)
         for channel in leaving:
@@ -123,11 +123,11 @@ class Subscriptions:
             self._subscribers.pop(subscriber, None)
 
     def detach(self, subscriber: Subscriber) -> None:
-        """Deliver nothing more to *subscriber*."""
+        """Stop delivering to *subscriber*."""
         self.leave(subscriber, subscriber.channels)
 
     def _sources_for(self, channels: Iterable[str]) -> tuple[str, ...]:
-        """Which of the server's channels bring the events of *channels*."""
+        """Return the server's channels that include the events of *channels*."""
         names = tuple(dict.fromkeys(map(server_channel, channels)))
         if self._shared or not names:
             return names
@@ -167,7 +167,7 @@ class Subscriptions:
             subscriber.look_again()
 
     def on_end(self, feed: Feed, error: Exception) -> None:  # noqa: ARG002
-        """A server will deliver nothing any more, and so nobody can hear everything."""
+        """A server will not deliver any more events, so no subscriber can be complete."""
         nothing_left = all(feed.ended for feed in self.feeds)
         for subscriber in list(self._subscribers):
             if subscriber.complete or nothing_left:
@@ -181,12 +181,12 @@ class Subscriptions:
 
 
 class Listener:
-    """A function of the client's own that is given the events of some channels.
+    """An internal function of the client that is called with the events of some channels.
 
     Args:
         registry: the client's subscriptions.
-        channels: what to listen to.
-        on_event: is given every event, and a `StreamGap` where some may be missing.
+        channels: the channels to listen to.
+        on_event: called with every event, and with a `StreamGap` if some may be missing.
     """
 
     def __init__(
@@ -204,14 +204,14 @@ class Listener:
 
     @property
     def settled(self) -> trio.Event:
-        """Set when the servers have confirmed the channels, or never will."""
+        """Set when the servers have confirmed the channels, or when they never will."""
         return self._subscriber.settled
 
     @property
     def error(self) -> Exception | None:
-        """Why they never will."""
+        """The reason why the servers never will."""
         return self._subscriber.error
 
     def close(self) -> None:
-        """Listen no more. A plain call; idempotent."""
+        """Stop listening. This is a plain call, and idempotent."""
         self._registry.detach(self._subscriber)

@@ -1,11 +1,11 @@
-"""Waiting for the end of jobs and runs: where it is decided that one has ended (design rule 9).
+"""Waiting for the end of jobs and runs. Only this module decides that one has ended.
 
-Events say when it is worth asking; the state that the server answers decides. A wait subscribes and
-asks at the same time, and asks again when an event reports an end, after a gap, and by the clock
-(``polling``), because behind a load balancer most events are never heard. One wait may watch
-thousands of jobs: it takes one subscription, one task, and a request for each question.
+Events show when it is worth asking, and the state in the server's answer decides. A wait subscribes
+and asks at the same time. It asks again when an event reports an end, after a gap, and at intervals
+(``polling``), because behind a load balancer a client does not receive most events. One wait may
+watch thousands of jobs with one subscription, one task, and a request for each question.
 
-What an answer means:
+The meaning of an answer:
 
     ===================================== ====================================================
     answer                                what follows
@@ -51,13 +51,13 @@ from trio_dispatch._wire.frames import Method
 from trio_dispatch._wire.models import Event, Job, StreamGap, WorkflowRun, read_job, read_run
 
 CONTRADICTION_TIME: Final = 10.0
-"""Seconds for which the server may contradict itself before a wait ends."""
+"""Seconds for which the server's answers may contradict each other before a wait ends."""
 
 NARROW: Final = 8
-"""Up to so many things a wait subscribes to each one's own channel; beyond it, to all jobs."""
+"""Up to this many jobs, a wait subscribes to the channel of each; above it, to all jobs."""
 
 _TRANSIENT: Final = (ConnectionLost, RequestTimeout, ServerError)
-"""Errors after which asking again does no harm, and is all that can be done."""
+"""Errors after which a wait asks again: this is harmless, and nothing else helps."""
 
 
 class _Model(Protocol):
@@ -70,21 +70,21 @@ M = TypeVar("M", bound=_Model)
 
 @attrs.frozen(kw_only=True)
 class Kind(Generic[M]):
-    """What can be waited for: jobs or runs."""
+    """A kind of thing to wait for: jobs or runs."""
 
     method: str
     key: str
     prefix: str
-    """What stands before an id in a channel."""
+    """The prefix of an id in a channel."""
     channel: str
-    """The channel of all of them."""
+    """The channel of all things of the kind."""
     ends: Mapping[str, str]
-    """The events that report an end, and the states that they report."""
+    """The events that report an end, with the states that they report."""
     read: Callable[[bytes], M]
     subject: Callable[[Event], str | None]
-    """The id of what an event is about."""
+    """Returns the id of the job or run that an event is about."""
     ended: Callable[[M, str, str], M]
-    """A model in the state, and with the error, that an event reported."""
+    """Makes a model with the state and the error that an event reported."""
 
 
 JOB: Final = Kind[Job](
@@ -118,7 +118,7 @@ RUN: Final = Kind[WorkflowRun](
 
 
 class Alarm:
-    """Wakes one task: when it is rung, or at a time."""
+    """Wakes one task, when it is rung or at a deadline."""
 
     def __init__(self) -> None:
         self._rung = False
@@ -130,7 +130,7 @@ class Alarm:
         self._lot.unpark_all()
 
     async def wait(self, deadline: float) -> None:
-        """Wait until rung, or until *deadline* (`trio.current_time`). A checkpoint."""
+        """Wait until rung or until *deadline* (`trio.current_time`). This is a checkpoint."""
         await trio.lowlevel.checkpoint_if_cancelled()
         if self._rung:
             await trio.lowlevel.cancel_shielded_checkpoint()
@@ -143,7 +143,7 @@ class Alarm:
 
 
 class _Watched(Generic[M]):
-    """One thing that is waited for."""
+    """One job or run that is waited for."""
 
     __slots__ = (
         "began",
@@ -162,29 +162,29 @@ class _Watched(Generic[M]):
         self.known = known
         """Whether it is known to exist."""
         self.is_guess = False
-        """Whether no event has asked for the question under way."""
+        """Whether the question under way was not caused by an event."""
         self.began = trio.current_time()
         self.next_time = -math.inf
         """When to ask next (`trio.current_time`)."""
         self.request: Request | None = None
         """The question under way."""
         self.end_event: Event | None = None
-        """The event that reported its end."""
+        """The event that reported its end, if one has arrived."""
         self.end_heard_at = math.inf
         self.missing_since = math.inf
-        """Since when the server says that it does not exist, although it did."""
+        """Since when the server reports that it does not exist, although it did."""
 
 
 class EndWatch(Generic[M]):
     """Finds out when jobs or runs have ended.
 
     Args:
-        calls: asks and subscribes.
+        calls: used to ask and to subscribe.
         kind: jobs or runs.
-        on_end: is given an id and how it ended: the last state, or the error that ends the wait. A
-            plain call, which may add further ids.
-        has_room: whether another end can be taken; no questions are asked otherwise. `ring` when
-            that changes.
+        on_end: called with an id and its end: the last state, or the error that ends the wait. It
+            may add further ids.
+        has_room: returns whether another end can be taken; if not, no questions are asked. Call
+            `ring` when that changes.
     """
 
     def __init__(
@@ -204,9 +204,9 @@ class EndWatch(Generic[M]):
         self._alarm = Alarm()
         self._listener: Listener | None = None
         self._next_guess = -math.inf
-        """When the next question may be asked that no event has called for."""
+        """When the next question that was not caused by an event may be asked."""
         self.complete = False
-        """Whether nothing more will be added, so that `run` may return when all have ended."""
+        """Whether no more will be added, so that `run` may return when all have ended."""
 
     def __len__(self) -> int:
         """How many have not ended."""
@@ -218,10 +218,10 @@ class EndWatch(Generic[M]):
         self._listener = self._calls.listen(*channels, on_event=self.hear)
 
     def add(self, id: str, *, known: bool) -> None:
-        """Wait for *id*, too.
+        """Also wait for *id*.
 
         Args:
-            id: of a job or a run.
+            id: the id of a job or a run.
             known: whether it is known to exist.
         """
         if id not in self._watched:
@@ -230,11 +230,14 @@ class EndWatch(Generic[M]):
             self._alarm.ring()
 
     def ring(self) -> None:
-        """Look again: there is room, or nothing more to add."""
+        """Check again, because there is space, or because nothing more will be added."""
         self._alarm.ring()
 
     async def run(self) -> None:
-        """Ask and listen until all have ended and `complete` is set. Cancelled, it withdraws."""
+        """Ask and listen until all have ended and `complete` is set.
+
+        If this is cancelled, it withdraws its requests and its subscription.
+        """
         self._calls.at_end.add(self._alarm.ring)
         try:
             while self._watched or not self.complete:
@@ -264,14 +267,14 @@ class EndWatch(Generic[M]):
         heapq.heappush(self._due, (time, next(self._order), watched))
 
     def _ask_what_is_due(self) -> float:
-        """Ask as much as is due and allowed. Returns when to look again."""
+        """Ask all questions that are due and allowed. Returns when to check again."""
         now = trio.current_time()
         if self._calls.closed:
-            now = math.inf  # asking tells everybody why
+            now = math.inf  # the questions fail, which ends every wait with the reason
         while self._due:
             time, _, watched = self._due[0]
             if time != watched.next_time or self._watched.get(watched.id) is not watched:
-                heapq.heappop(self._due)  # it was asked for since, or has ended
+                heapq.heappop(self._due)  # it was asked for meanwhile, or has ended
                 continue
             if time > now:
                 return time
@@ -305,8 +308,8 @@ class EndWatch(Generic[M]):
         self._calls.questions.give_back()
         outcome = self._outcome(watched, request)
         if watched.is_guess and outcome is None:
-            # Thousands that have ended are asked for at full speed; thousands that are at work are
-            # left to their events, and to so many questions a second.
+            # If thousands have ended, the wait asks for them at full speed. If thousands are at
+            # work, it relies on their events and asks a limited number of questions a second.
             now = trio.current_time()
             self._next_guess = max(self._next_guess, now) + 1 / QUESTIONS_PER_SECOND
         if outcome is not None:
@@ -315,11 +318,11 @@ class EndWatch(Generic[M]):
             self._ask_at(watched, next_question(watched.began))
             self._alarm.ring()
         else:
-            self._ask_at(watched, watched.next_time)  # an event came meanwhile
+            self._ask_at(watched, watched.next_time)  # an event arrived meanwhile
             self._alarm.ring()
 
     def _outcome(self, watched: _Watched[M], request: Request) -> M | Exception | None:
-        """How it ended; None if it has not. This is the table above."""
+        """Return how it ended, or None if it has not ended. This is the table above."""
         now = trio.current_time()
         error = request.error
         if error is not None:
@@ -351,7 +354,7 @@ class EndWatch(Generic[M]):
     # Listening.
 
     def hear(self, event: Event) -> None:
-        """Something has happened to one of them, or events may be missing."""
+        """An event arrived for one of them, or events may be missing."""
         if isinstance(event, StreamGap):
             for watched in self._watched.values():
                 self._ask_soon(watched)
@@ -365,7 +368,7 @@ class EndWatch(Generic[M]):
                 self._ask_soon(found)
 
     def _ask_soon(self, watched: _Watched[M]) -> None:
-        """Ask now; if a question is under way, when that is answered."""
+        """Ask now; if a question is under way, ask when that is answered."""
         if watched.request is None:
             self._ask_at(watched, -math.inf)
             self._alarm.ring()
@@ -374,7 +377,7 @@ class EndWatch(Generic[M]):
 
 
 async def finished(calls: Calls, kind: Kind[M], id: str, *, known: bool) -> M:
-    """Wait until a job or a run has ended, in whatever way, and return its last state."""
+    """Wait until a job or a run has ended, and return its last state, even if it has failed."""
     outcomes: list[M | Exception] = []
     await trio.lowlevel.checkpoint()
     calls.check_open()
@@ -398,5 +401,5 @@ async def wait_job(calls: Calls, job_id: str, *, known: bool = False) -> Job:
 
 
 async def finished_run(calls: Calls, run_id: str, *, known: bool = False) -> WorkflowRun:
-    """Wait until a run has ended, in whatever way, and return its last state."""
+    """Wait until a run has ended, and return its last state, even if it has failed."""
     return await finished(calls, RUN, run_id, known=known)

@@ -1,4 +1,4 @@
-"""Watching a run, whoever started it: its events, and asking for its state."""
+"""Watching any run: its events, and its state."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from trio_dispatch._wire.errors import (
 from trio_dispatch._wire.models import Event, WorkflowRun
 
 WATCH_BUFFER: Final = 10_000
-"""Events of one run that wait to be read; then the oldest are dropped."""
+"""How many events of one run wait to be read; beyond that, the oldest are dropped."""
 
 END_EVENTS: Final = frozenset({"workflow.completed", "workflow.failed"})
 
@@ -27,10 +27,10 @@ END_EVENTS: Final = frozenset({"workflow.completed", "workflow.failed"})
 class RunWatch(BlockChannel[Event]):
     """The events of one run, until it has ended; see `Client.watch`.
 
-    An async context manager, and inside the block a `trio.abc.ReceiveChannel`.
+    This is an async context manager, and inside the block a `trio.abc.ReceiveChannel`.
 
     Attributes:
-        run: the run as the server returned it last; after the end, as it ended.
+        run: the run as the server last returned it; after the end, in its last state.
     """
 
     def __init__(self, calls: Calls, run_id: str) -> None:
@@ -48,7 +48,7 @@ class RunWatch(BlockChannel[Event]):
         return self._events.dropped if self._events is not None else 0
 
     async def _open(self) -> None:
-        """Subscribe to the run's channel. Without the scope for that, the watch only polls."""
+        """Subscribe to the run's channel. If the token lacks the scope, the watch only polls."""
         events = self._calls.subscribe(
             f"workflow:{self._run_id}", buffer=WATCH_BUFFER, overflow="drop_oldest", patient=True
         )
@@ -62,7 +62,7 @@ class RunWatch(BlockChannel[Event]):
             self._events._leave()
 
     async def receive(self) -> Event:
-        """Wait for the run's next event. Cancelled, it takes nothing.
+        """Wait for the run's next event. If it is cancelled, no event is lost.
 
         Raises:
             trio.EndOfChannel: the run has ended, and `run` is its last state.
@@ -91,7 +91,7 @@ class RunWatch(BlockChannel[Event]):
         return self.run is not None and self.run.finished
 
     def _stored_event(self) -> Event | None:
-        """An event that is there already, if there is one."""
+        """Return an event that has already arrived, if there is one."""
         if self._events is None:
             return None
         try:
@@ -99,17 +99,17 @@ class RunWatch(BlockChannel[Event]):
         except trio.WouldBlock:
             return None
         except RequestError:
-            self._events = None  # not restored after a reconnect: ask now and then instead
+            self._events = None  # not restored after a reconnect: poll instead
             return None
 
     async def _next_event(self) -> Event | None:
-        """Wait for an event; None when it is time to ask."""
+        """Wait for an event. Returns None when it is time to ask."""
         if self._events is None:
             await trio.sleep_until(self._ask_at)
             return None
         with trio.move_on_at(self._ask_at):
             try:
-                # Returned as soon as it is taken: a cancellation finds no event on its way.
+                # No checkpoint between taking and returning it, so a cancellation loses no event.
                 return await self._events.receive()
             except RequestError:
                 self._events = None

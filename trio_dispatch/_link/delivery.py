@@ -1,8 +1,8 @@
-"""Whether a request is sent again when its connection is lost (design rule 4).
+"""Whether a request is sent again when its connection is lost.
 
-A request that was never written is simply sent later. One that was written may or may not have been
-carried out: it is sent once more if it only reads, and otherwise, or at the second loss, it fails
-with ``maybe_delivered=True``.
+A request that was never written is sent later. A request that was written may or may not have been
+carried out. If it only reads, it is sent once more. Otherwise, or at the second loss, it fails with
+``maybe_delivered=True``.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ def is_sent_again(request: Request) -> bool:
 
 
 def lost(request: Request, reason: str) -> ConnectionLost:
-    """The error for a written request that is not sent again."""
+    """Make the error for a written request that is not sent again."""
     return ConnectionLost(
         f"{subject(request)} was sent, and may have been carried out: {reason}", True
     )

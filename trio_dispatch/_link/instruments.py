@@ -1,8 +1,8 @@
-"""Instruments: what a client tells those who measure it, in the manner of `trio.abc.Instrument`.
+"""Instruments: hooks to measure a client, in the style of `trio.abc.Instrument`.
 
-A client without instruments pays one look at an empty tuple for each request. The hooks are plain
-calls from the client's own tasks, so an instrument that blocks blocks the client; one that raises
-is logged, and asked no more.
+Without instruments, the only cost is a check of an empty tuple for each request. The hooks are
+plain calls from the client's own tasks, so an instrument that blocks also blocks the client. If an
+instrument raises, the error is logged, and the instrument is not called again.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from trio_dispatch._wire.models import Event
 
 @attrs.define(eq=False, weakref_slot=True)
 class RequestRecord:
-    """One request, from its call to its end. The same object at both.
+    """One request. The hooks for its begin and its end get the same object.
 
     Attributes:
-        method: for example ``job.enqueue``.
-        started_at: when it was asked for (`trio.current_time`).
+        method: the method, for example ``job.enqueue``.
+        started_at: when the call was made (`trio.current_time`).
         seconds: how long it took; None while it is under way.
-        outcome: ``answered``, ``failed``, or ``cancelled``, when it has ended.
-        error: what it failed with.
+        outcome: ``answered``, ``failed`` or ``cancelled``, when it has ended.
+        error: the error, if it failed.
         maybe_delivered: whether the server may have seen it, when it has ended.
     """
 
@@ -40,26 +40,27 @@ class RequestRecord:
 
 
 class Instrument:
-    """Override what you want to hear of. All methods are called without waiting for anything.
+    """A base class for instruments: override the methods that you need.
 
-    A request that waits for a connection, and one that is sent once more after a lost connection,
-    is one request. Methods of runs' own connections are told as well.
+    The client calls all methods as plain functions. A request that waits for a connection, or that
+    is sent once more after a lost connection, counts as one request. Requests on the connections of
+    runs are included.
     """
 
     def connection(self, event: ConnectionEvent) -> None:
-        """A connection is up (`Connected`), or there is none (`Disconnected`)."""
+        """A connection was made (`Connected`) or lost (`Disconnected`)."""
 
     def request_started(self, record: RequestRecord) -> None:
-        """A request was asked for, in the caller's own task and context."""
+        """A request begins. Called in the caller's own task and context."""
 
     def request_finished(self, record: RequestRecord) -> None:
-        """It has ended: answered, failed or cancelled. In whatever task."""
+        """A request has ended: answered, failed or cancelled. Called in any task."""
 
     def event(self, event: Event, receivers: int) -> None:
-        """An event came that *receivers* subscriptions match."""
+        """An event arrived that matches *receivers* subscriptions."""
 
     def dropped(self, channels: tuple[str, ...], count: int) -> None:
-        """A subscription to *channels* was full, and *count* of its events are lost."""
+        """A subscription to *channels* was full, and lost *count* events."""
 
 
 class Instruments:
@@ -90,7 +91,7 @@ class Instruments:
         self._tell(lambda instrument: instrument.connection(event))
 
     def watch(self, request: Request) -> None:
-        """Tell of *request* now, and when it has ended."""
+        """Report *request* now, and again when it has ended."""
         record = RequestRecord(subject(request), trio.current_time())
         self._tell(lambda instrument: instrument.request_started(record))
 

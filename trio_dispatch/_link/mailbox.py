@@ -1,16 +1,15 @@
 """A bounded memory channel that reports everything it loses.
 
-trio's memory channel has two answers to a full buffer: wait, or refuse. Here the sender is the
-reader task of a connection, which may do neither, so a mailbox has the two policies of design
-rule 3 instead, and marks where something is missing: an overflow behind what was stored, a gap at
-the place where a connection was lost. Everything else is a memory channel's: `receive` is atomic
-with respect to cancellation, and several tasks may receive from one mailbox, each item going to
-one of them.
+If trio's memory channel is full, the sender must wait or fails. Here the sender is the reader task
+of a connection, which may do neither. So a mailbox has two other policies, ``"raise"`` and
+``"drop_oldest"``, and it marks where something is missing: an overflow after the stored items, or a
+gap where a connection was lost. In all other respects it is a memory channel: `receive` is atomic
+with respect to cancellation, and several tasks may receive from one mailbox; each item goes to one
+of them.
 
-Items may come from several servers. Each server's items keep their order, and its gaps their place
-among them; a server that is lost holds up no other. What arrives from a server whose gap is still
-open (one channel is restored already, another is not) is stored behind the gap, and can be read
-when the gap is closed.
+Items may come from several servers. Each server's items and gaps keep their order, and a lost
+server does not delay the others. While a server's gap is open (one channel is restored, another is
+not yet), its items are stored after the gap, and can be read when the gap is closed.
 """
 
 from __future__ import annotations
@@ -28,8 +27,8 @@ from trio_dispatch._wire.models import StreamGap
 T = TypeVar("T")
 
 IN_A_ROW: Final = 16
-"""Stored items that a loop reads at a stretch: a turn of the scheduler for each would cost as much
-as all else that is done with it (measured: 5 µs of 12).
+"""How many stored items a loop reads without a turn of the scheduler, which for each item would
+cost as much as all other work (measured: 5 µs of 12).
 """
 
 LEAST_BYTES: Final = 16 * 1024 * 1024
@@ -38,7 +37,7 @@ BYTES_PER_ITEM: Final = 1024
 more."""
 
 MAX_MARKS: Final = 64
-"""Gaps and overflows that stand in one mailbox; beyond them, a gap is merged with the last one."""
+"""The most gaps and overflows in one mailbox; beyond them, a gap is merged with the last one."""
 
 Overflow = Literal["raise", "drop_oldest"]
 
@@ -63,25 +62,25 @@ class Mailbox(Generic[T]):
     """One reader's share of a stream.
 
     Args:
-        capacity: how many items it stores; marks take no room.
-        overflow: what happens to an item that finds it full. ``"raise"``: it is counted and lost,
-            and so is all that follows until the reader has read what was stored and been told by
-            `SubscriptionOverflow`. ``"drop_oldest"``: the oldest items are lost instead.
+        capacity: how many items it stores; marks take no space.
+        overflow: what happens when it is full. ``"raise"``: new items are counted and lost until
+            the reader has read the stored ones and got a `SubscriptionOverflow`.
+            ``"drop_oldest"``: the oldest items are lost instead.
     """
 
     def __init__(self, capacity: int, overflow: Overflow) -> None:
         self.capacity = capacity
         self.max_bytes = max(LEAST_BYTES, capacity * BYTES_PER_ITEM)
-        """The size of all stored items together at most; but one item is always stored."""
+        """The most bytes of all stored items together; but one item is always stored."""
         self.overflow = overflow
         self.dropped = 0
         """How many items were lost because the mailbox was full."""
         self.stored_bytes = 0
         """The size of all stored items together."""
-        # Items stand as (item, size), so that marks are told from them whatever they are.
+        # Items are stored as (item, size), so that they can be distinguished from marks.
         self._entries: deque[tuple[T, int] | _Gap | _Missed] = deque()
         self._behind: dict[str, deque[tuple[T, int] | _Gap | _Missed]] = {}
-        """By server: its open gap, and what stands behind it."""
+        """By server: its open gap, and the items after it."""
         self._stored = 0
         self._unread_overflows = 0
         self._ended = False
@@ -89,7 +88,7 @@ class Mailbox(Generic[T]):
         self._closed = False
         self._readers = trio.lowlevel.ParkingLot()
         self._in_a_row = 0
-        """Items that were taken since other tasks last had a turn."""
+        """How many items were taken since other tasks last had a turn."""
 
     def __len__(self) -> int:
         """How many items are stored."""
@@ -98,12 +97,12 @@ class Mailbox(Generic[T]):
     # The sending side: plain calls that never block.
 
     def put(self, item: T, size: int = 0, server: str = "") -> int:
-        """Store *item*, or lose some by the overflow policy. Returns how many are lost.
+        """Store *item*, or drop items by the overflow policy. Returns how many are lost.
 
         Args:
             item: what to store.
-            size: its size in bytes, for the bound on all of them.
-            server: which server it comes from.
+            size: its size in bytes, for the limit on all of them.
+            server: the server that it comes from.
         """
         if self._ended or self._closed:
             return 0
@@ -128,13 +127,13 @@ class Mailbox(Generic[T]):
         return lost
 
     def _is_full(self, size: int) -> bool:
-        """Whether there is no room for an item of *size*."""
+        """Return whether there is no space for an item of *size*."""
         if self._stored >= self.capacity:
             return True
         return self._stored > 0 and self.stored_bytes + size > self.max_bytes
 
     def _miss(self, entries: deque[tuple[T, int] | _Gap | _Missed]) -> None:
-        """Count an item that finds the mailbox full, where it would have stood."""
+        """Count an item that does not fit, in an overflow at its place."""
         self.dropped += 1
         last = entries[-1] if entries else None
         if isinstance(last, _Missed):
@@ -146,7 +145,7 @@ class Mailbox(Generic[T]):
             self._readers.unpark()
 
     def open_gap(self, since: datetime | None, server: str = "") -> None:
-        """Items of *server* are missing from here on. Adjacent gaps of a server are one."""
+        """Mark that items of *server* are missing from now on. Adjacent gaps are merged."""
         if self._ended or self._closed:
             return
         behind = self._behind.get(server)
@@ -158,7 +157,7 @@ class Mailbox(Generic[T]):
         self._behind[server] = deque([self._take_last_gap(server) or _Gap(server, since)])
 
     def close_gap(self, until: datetime | None, server: str = "") -> None:
-        """Items of *server* are not missing any more; its gap can be read now."""
+        """Mark that items of *server* are no longer missing; its gap can be read now."""
         many = self._marks > MAX_MARKS
         for entry in self._behind.pop(server, ()):
             if not isinstance(entry, _Gap):
@@ -177,12 +176,12 @@ class Mailbox(Generic[T]):
 
     @property
     def _marks(self) -> int:
-        """How many gaps and overflows stand here."""
+        """Return how many gaps and overflows are stored."""
         behind = sum(map(len, self._behind.values()))
         return len(self._entries) + behind - self._stored
 
     def _last_gap(self, server: str) -> _Gap | None:
-        """The gap of *server* that nothing but other gaps stands behind, if there is one."""
+        """Return the gap of *server* that is followed only by other gaps, if there is one."""
         for entry in reversed(self._entries):
             if not isinstance(entry, _Gap):
                 return None
@@ -191,26 +190,26 @@ class Mailbox(Generic[T]):
         return None
 
     def _take_last_gap(self, server: str) -> _Gap | None:
-        """Take `_last_gap` out, as it goes on."""
+        """Remove `_last_gap`, because the gap continues."""
         gap = self._last_gap(server)
         if gap is not None:
             self._entries.remove(gap)
         return gap
 
     def end(self, error: Exception | None = None) -> None:
-        """Nothing more will come: after what is stored, readers get *error* or the end."""
+        """End the stream: after the stored items, readers get *error* or the end."""
         if self._ended:
             return
         self._ended = True
         self._error = error
         for server, behind in list(self._behind.items()):
             if error is not None and isinstance(behind[-1], _Gap):
-                behind.pop()  # the error says why
-            self.close_gap(None, server)  # nobody will say when it ended
+                behind.pop()  # the error is the reason
+            self.close_gap(None, server)  # its end will never be known
         self._readers.unpark_all()
 
     def close(self) -> None:
-        """The reader has left: what is stored is dropped, and reading is a mistake."""
+        """The reader has left: drop stored items. Reading now raises `trio.ClosedResourceError`."""
         self._closed = True
         self._entries.clear()
         self._behind.clear()
@@ -218,16 +217,18 @@ class Mailbox(Generic[T]):
         self._readers.unpark_all()
 
     def _drop_oldest(self) -> None:
-        """Drop the first item that stands in the stream, else the first behind a gap."""
+        """Drop the first item of the stream, else the first one after a gap."""
         for entries in (self._entries, *self._behind.values()):
-            # Marks take no room, so the item to drop may stand behind gaps.
+            # Marks take no space, so the item to drop may come after gaps.
             gaps: dict[str, _Gap] = {}
             dropped = False
             while entries and (not dropped or isinstance(entries[0], _Gap)):
                 entry = entries.popleft()
                 if isinstance(entry, _Gap):
                     gaps.setdefault(entry.server, entry).until = entry.until
-                elif isinstance(entry, tuple):  # and no overflow, which is the other policy's
+                elif isinstance(
+                    entry, tuple
+                ):  # never an overflow, which belongs to the other policy
                     self._stored -= 1
                     self.stored_bytes -= entry[1]
                     self.dropped += 1
@@ -243,9 +244,9 @@ class Mailbox(Generic[T]):
     # The receiving side.
 
     def _take(self) -> T | StreamGap | None:
-        """Take the next item; None when there is none yet.
+        """Take the next item; None if there is none yet.
 
-        Raises whatever the reader has to be told instead.
+        If the reader must get an error instead, it is raised.
         """
         if self._closed:
             raise trio.ClosedResourceError("the block that opened this has been left")
@@ -268,20 +269,20 @@ class Mailbox(Generic[T]):
         raise SubscriptionOverflow(entry.count)
 
     def receive_nowait(self) -> T | StreamGap:
-        """Take the next item. Raises `trio.WouldBlock` when there is none."""
+        """Take the next item. Raises `trio.WouldBlock` if there is none."""
         item = self._take()
         if item is None:
             raise trio.WouldBlock
         return item
 
     async def receive(self) -> T | StreamGap:
-        """Take the next item, waiting for it. A checkpoint; cancelled, it takes nothing."""
+        """Wait for the next item. This is a checkpoint. If it is cancelled, no item is lost."""
         return await self.receive_in_a_row(1)
 
     async def receive_in_a_row(self, count: int = IN_A_ROW) -> T | StreamGap:
-        """`receive`, but where items are stored only every *count*th gives other tasks a turn.
+        """Do the same as `receive`, but let other tasks run only at every *count*th stored item.
 
-        For loops. It can be cancelled each time.
+        It is for loops, and can be cancelled each time.
         """
         await trio.lowlevel.checkpoint_if_cancelled()
         try:

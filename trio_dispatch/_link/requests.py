@@ -1,11 +1,11 @@
-"""Requests on their way: what waits to be written, what was written, and by when.
+"""Requests under way: those that wait to be written, those that were written, and their deadlines.
 
-A request belongs to one caller, who is parked on it; the client keeps no request that nobody waits
-for. So the queue grows with the number of callers and with nothing else.
+A request belongs to one caller, which waits for it. The client keeps no request without a waiting
+caller, so the queue grows only with the number of callers.
 
-The one-shot slot that a request is has the meaning of a one-item memory channel at a third of the
-cost (measured: waking a task by ``reschedule`` 3.8 µs, by a memory channel 11 µs), and one sweeper
-watches all deadlines instead of a cancel scope for each (measured: 10 µs).
+A request works like a one-item memory channel at a third of the cost (measured: waking a task by
+``reschedule`` takes 3.8 µs, by a memory channel 11 µs). One sweeper watches all deadlines, instead
+of a cancel scope for each (measured: 10 µs).
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ class Lane(IntEnum):
     """Which of the waiting frames go first: `RequestQueue.peek` goes by this order."""
 
     RESTORE = 0
-    """Subscriptions. The supervisor makes them anew for every connection."""
+    """Subscriptions. The supervisor makes new ones for every connection."""
     AGAIN = 1
-    """Safe requests that were written to a connection that is gone."""
+    """Safe requests that were written to a lost connection."""
     CALLS = 2
 
 
@@ -81,12 +81,12 @@ class Request:
         self.on_part: Callable[[Any], None] | None = None
         """Called with each answer but the last, for a request that gets several."""
         self.on_end: Callable[[str], None] | None = None
-        """Told how it ended, whoever waits for it: for instruments."""
+        """Called with how it ended, for instruments, even if nobody waits for it."""
         self.id = ""
         """The id on the wire, once written."""
         self.written = False
         self.drops = 0
-        """How many connections dropped after it was written to them."""
+        """How many connections were lost after it was written to them."""
         self.deadline = math.inf
         self.finished = False
         self.answer: Any = None
@@ -99,7 +99,7 @@ class Request:
         return self.written or self.drops > 0
 
     def finish(self, answer: Any = None, error: Exception | None = None) -> None:
-        """Settle the request, once; wakes who waits for it."""
+        """Settle the request, once, and wake the task that waits for it."""
         if self.finished:
             return
         self.finished = True
@@ -114,13 +114,13 @@ class Request:
             self.on_done(self)
 
     def cancel(self) -> None:
-        """Nobody waits for it any more: whatever comes of it is dropped."""
+        """Stop waiting for it: its answer or error is dropped."""
         if not self.finished:
             self.finished = True
             self.report_end("cancelled")
 
     def report_end(self, outcome: str) -> None:
-        """Tell the instruments how it ended, once."""
+        """Report to the instruments how it ended, once."""
         on_end, self.on_end = self.on_end, None
         if on_end is not None:
             on_end(outcome)
@@ -128,10 +128,10 @@ class Request:
     async def wait(self, give_up: Callable[[Request], None]) -> Any:
         """Wait until the request is done, and return its answer (None if it expects none).
 
-        Cancelled, it calls *give_up* first. A checkpoint.
+        This is a checkpoint. If it is cancelled, it calls *give_up* first.
 
         Raises:
-            DispatchError: what it was settled with.
+            DispatchError: the request was settled with this error.
         """
 
         def abort(_: object) -> trio.lowlevel.Abort:
@@ -157,10 +157,10 @@ def subject(request: Request) -> str:
 
 
 class RequestQueue:
-    """The frames that wait to be written, in lanes; and every deadline.
+    """The frames that wait to be written, in lanes, and every deadline.
 
-    All requests of one link have the same timeout, so deadlines come in the order in which they
-    were set, and the first that stands is the next that expires.
+    All requests of one link have the same timeout, so deadlines expire in the order in which they
+    were set.
     """
 
     def __init__(self) -> None:
@@ -182,38 +182,38 @@ class RequestQueue:
         self._lanes[request.lane][request] = None
 
     def peek(self, *, window_full: bool) -> Request | None:
-        """The next to write; only a restoring one when the window is full."""
+        """Return the next frame to write; if the window is full, only a restoring one."""
         for lane in self._lanes[:1] if window_full else self._lanes:
             if lane:
                 return next(iter(lane))
         return None
 
     def take(self, *, window_full: bool) -> Request | None:
-        """Take what `peek` names."""
+        """Remove and return the frame that `peek` returns."""
         request = self.peek(window_full=window_full)
         if request is not None:
             self.remove(request)
         return request
 
     def remove(self, request: Request) -> None:
-        """*request* waits no longer to be written."""
+        """Remove *request* from the waiting frames."""
         self._lanes[request.lane].pop(request, None)
 
     def clear(self, lane: Lane) -> list[Request]:
-        """Take everything that waits in *lane*."""
+        """Remove and return everything that waits in *lane*."""
         requests = list(self._lanes[lane])
         self._lanes[lane].clear()
         return requests
 
     def drain(self) -> list[Request]:
-        """Take everything that waits to be written, in order."""
+        """Remove and return everything that waits to be written, in order."""
         requests = [request for lane in self._lanes for request in lane]
         for lane in self._lanes:
             lane.clear()
         return requests
 
     def watch(self, request: Request, timeout: float) -> None:
-        """Watch *request*'s deadline, *timeout* seconds from now."""
+        """Watch the deadline of *request*, *timeout* seconds from now."""
         request.deadline = trio.current_time() + timeout
         if request in self._deadlines:
             self._deadlines.move_to_end(request)
@@ -221,7 +221,7 @@ class RequestQueue:
             self._deadlines[request] = None
 
     def unwatch(self, request: Request) -> None:
-        """*request* is done."""
+        """Stop watching the deadline of *request*, which is done."""
         self._deadlines.pop(request, None)
 
     def next_deadline(self) -> float | None:
@@ -231,7 +231,7 @@ class RequestQueue:
         return None
 
     def expired(self, now: float) -> list[Request]:
-        """Take the requests whose deadlines have passed."""
+        """Remove and return the requests whose deadlines have passed."""
         late: list[Request] = []
         while self._deadlines:
             request = next(iter(self._deadlines))

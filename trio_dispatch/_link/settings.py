@@ -1,4 +1,4 @@
-"""How a link behaves, and reading what users say of it."""
+"""The settings of a link, and checks of the options that users pass."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ LOGGER = logging.getLogger("trio_dispatch")
 
 @attrs.frozen(kw_only=True)
 class Heartbeat:
-    """When to ask a silent peer, and how long to wait for any sign of life. Seconds."""
+    """When to ping a silent peer, and how long to wait for a frame, in seconds."""
 
     interval: float
     timeout: float
@@ -38,14 +38,14 @@ class Heartbeat:
 
 @attrs.frozen(kw_only=True)
 class DialSettings:
-    """What every dial needs, whichever address it goes to."""
+    """The settings of every connection attempt, to any address."""
 
     headers: tuple[tuple[str, str], ...] = attrs.field(default=(), repr=False)
     user_agent: str = USER_AGENT
     ssl_context: ssl.SSLContext | None = None
     connector: Connector | None = None
     proxies: Mapping[Address, Proxy] = attrs.field(factory=dict[Address, Proxy])
-    """The proxies that lead to those addresses that are reached through one."""
+    """The proxies of the addresses that are reached through one."""
     connect_timeout: float = 10.0
     max_message_size: int = 16 * 1024 * 1024
     library: Library = attrs.field(factory=lambda: choose_library("auto"))
@@ -54,12 +54,12 @@ class DialSettings:
     idle_timeout: float | None = None
     """Seconds without any message after which a peer is given up."""
     text_is_utf8: bool = True
-    """Whether servers keep to it that text is UTF-8; msgpack comes as text that is not."""
+    """Whether text messages are always UTF-8; msgpack arrives in text messages that are not."""
 
 
 @attrs.frozen(kw_only=True)
 class LinkSettings:
-    """How a link behaves. Times in seconds."""
+    """The settings of a link. Times are in seconds."""
 
     addresses: tuple[Address, ...]
     token: str | None = attrs.field(default=None, repr=False)
@@ -82,21 +82,21 @@ class LinkSettings:
     new_connection: (
         Callable[[Owner, Address, DialSettings, logging.Logger], AnyConnection] | None
     ) = None
-    """What makes a connection that is no WebSocket."""
+    """Makes a connection that is not a WebSocket."""
 
     def over(self, connector: Connector) -> LinkSettings:
-        """The same, but reaching the server by *connector* instead of TCP."""
+        """Return the same settings, with *connector* instead of TCP."""
         return attrs.evolve(self, dial=attrs.evolve(self.dial, connector=connector))
 
 
 def find_proxies(
     addresses: Iterable[Address], choice: str | None, *, for_websocket: bool
 ) -> dict[Address, Proxy]:
-    """Find the proxies that lead to *addresses*.
+    """Return the proxies for *addresses*.
 
     Raises:
         TypeError: *choice* is neither a string nor None.
-        ValueError: it, or an environment variable that matters, makes no sense.
+        ValueError: it, or an environment variable that matters, is invalid.
         ModuleNotFoundError: a proxy needs python-socks.
     """
     if not (choice is None or isinstance(choice, str)):  # pyright: ignore[reportUnnecessaryIsInstance]
@@ -112,13 +112,13 @@ def find_proxies(
 def read_ssl_context(
     addresses: Iterable[Address], given: ssl.SSLContext | None
 ) -> ssl.SSLContext | None:
-    """Return *given*; if it is None, and there is TLS, a context that verifies.
+    """Return *given*; if it is None and there is TLS, a context that verifies certificates.
 
-    It is made once, as that takes 20 ms.
+    The context is made only once, because that takes 20 ms.
 
     Raises:
-        TypeError: *given* is no context.
-        ValueError: ``SSL_CERT_FILE`` or ``SSL_CERT_DIR`` makes no sense.
+        TypeError: *given* is not a context.
+        ValueError: ``SSL_CERT_FILE`` or ``SSL_CERT_DIR`` is invalid.
     """
     if given is not None:
         if not isinstance(given, ssl.SSLContext):  # pyright: ignore[reportUnnecessaryIsInstance]
@@ -128,7 +128,7 @@ def read_ssl_context(
 
 
 def read_addresses(url: str | Sequence[str], *schemes: str) -> tuple[Address, ...]:
-    """Read one URL or a list of them. Raises `ValueError` or `TypeError` for what is none."""
+    """Read one URL or a list of them. Raises `ValueError` or `TypeError` if one is invalid."""
     urls = [url] if isinstance(url, str) else list(url)
     if not urls:
         raise ValueError("at least one URL is needed")

@@ -1,4 +1,4 @@
-"""Where a token comes from: a provider, or a fixed token if there is none or it fails."""
+"""The source of tokens: a provider, or a fixed token if there is no provider or it fails."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from trio_dispatch._wire.errors import AuthError, ConnectFailed, DispatchError, 
 E = TypeVar("E", bound=RequestError)
 
 TokenProvider = Callable[[], "str | Awaitable[str]"]
-"""Returns a token, sync or async; asked before every connection attempt."""
+"""A function, sync or async, that returns a token; called before every connection attempt."""
 
 
 def check_token(token: object) -> str:
-    """Return *token* if it can stand in an HTTP header. Errors never show it.
+    """Return *token* if it is valid in an HTTP header. Errors never show it.
 
     Raises:
-        TypeError: it is no string.
-        ValueError: it is empty, or holds white space, control characters or non-ASCII ones.
+        TypeError: it is not a string.
+        ValueError: it is empty, or contains white space, control or non-ASCII characters.
     """
     text = check_text(token, "a token")
     for at, char in enumerate(text):
@@ -36,7 +36,7 @@ def check_token(token: object) -> str:
 
 
 def explain_refusal(error: E, token: str | None) -> E:
-    """Add to the error of a refused session that no token was given, if none was."""
+    """If no token was given, add that to the error of a refused session."""
     if token is None and isinstance(error, AuthError) and error.details is None:
         error.details = "no token was given: pass token= or token_provider="
         error.args = (error.code, error.message, error.details, error.method)
@@ -44,13 +44,13 @@ def explain_refusal(error: E, token: str | None) -> E:
 
 
 class Tokens:
-    """Gives the token for each attempt to connect.
+    """Returns the token for each attempt to connect.
 
     Args:
-        token: the fixed one; with a provider, the one to use if the provider fails.
-        provider: is asked before each attempt.
+        token: the fixed token; with a provider, the token to use if the provider fails.
+        provider: called before each attempt.
         patience: seconds for the provider, if there is a token to fall back to.
-        logger: where failures of the provider go.
+        logger: logs failures of the provider.
     """
 
     def __init__(
@@ -65,14 +65,14 @@ class Tokens:
         self._patience = patience
         self._log = logger
         self._failure: Exception | None = None
-        """Why the last token is not the provider's."""
+        """The error because of which the last token is not the provider's."""
 
     async def get(self) -> str | None:
-        """Ask the provider; return the fixed token if there is no provider, or it fails.
+        """Return the provider's token; the fixed one if there is no provider, or it fails.
 
         Raises:
-            ConnectFailed: the provider failed, and there is no fixed token. Connecting without one
-                would only show a false "refused".
+            ConnectFailed: the provider failed, and there is no fixed token. An attempt without a
+                token would only fail with a misleading "refused".
         """
         self._failure = None
         if self._provider is None:
@@ -94,9 +94,9 @@ class Tokens:
             return self._token
 
     def judge(self, reason: DispatchError) -> DispatchError:
-        """Look at why an attempt failed: a refused fallback only shows that the provider is away.
+        """Check why an attempt failed: a refused fallback token means that the provider failed.
 
-        So it is no refusal, of which few end a client, but an attempt that failed.
+        So it counts as a failed attempt, not as a refusal. (A few refusals end a client.)
         """
         if not isinstance(reason, AuthError) or self._failure is None:
             return reason

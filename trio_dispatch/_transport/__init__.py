@@ -1,1 +1,1 @@
-"""Bytes and messages over streams, and what carries them."""
+"""Transports: bytes and messages over streams."""

@@ -1,9 +1,9 @@
-"""Blocks whose background may end before they do.
+"""``async with`` blocks whose background tasks may end first.
 
 A client runs in the background of an ``async with`` body. If the client ends, the body must end
-too, and the block raises the client's error; if the body raises, that comes out unchanged, although
-a nursery would wrap it in a group. Both are decided here, and only here, also for the embedded
-server and `FaultyProxy`.
+too, and the block raises the client's error. If the body raises, its exception propagates
+unchanged, although a nursery would wrap it in a group. This module implements both rules, also for
+the embedded server and `FaultyProxy`.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ if sys.version_info < (3, 11):  # pragma: no cover
 
 
 class Blocks:
-    """The ``async with`` blocks of one resource, each in a cancel scope of its own."""
+    """The ``async with`` blocks of one resource, each in its own cancel scope."""
 
     def __init__(self) -> None:
         self._scopes: dict[trio.lowlevel.Task, list[trio.CancelScope]] = {}
         self.used = False
-        """Whether there was ever one, which raises (or raised) the resource's error."""
+        """Whether there was ever a block, which raises (or raised) the resource's error."""
 
     def enter(self) -> None:
         """Begin a block."""
@@ -40,7 +40,7 @@ class Blocks:
         self.used = True
 
     def cancel(self) -> None:
-        """The resource has ended: so do the bodies of its blocks."""
+        """Cancel the bodies of all blocks, because the resource has ended."""
         for scopes in self._scopes.values():
             for scope in scopes:
                 scope.cancel()
@@ -51,10 +51,10 @@ class Blocks:
         aclose: Callable[[], Awaitable[None]],
         error: Callable[[], BaseException | None],
     ) -> bool:
-        """End a block whose body raised *exc*: the result of ``__aexit__``.
+        """End a block whose body raised *exc*. Returns the result of ``__aexit__``.
 
-        Closes the resource. The body's own exception goes on unchanged; else the error that ended
-        the resource is raised, if one did.
+        This closes the resource. The body's own exception propagates unchanged. Without one, the
+        error that ended the resource is raised, if there is one.
         """
         task = trio.lowlevel.current_task()
         scope = self._scopes[task].pop()
@@ -105,9 +105,8 @@ def interrupt_in(exc: BaseException) -> BaseException | None:
 async def open_background() -> AsyncGenerator[trio.Nursery, None]:
     """Open a nursery whose tasks are cancelled when the block ends, for whatever reason.
 
-    What the body raises comes out unchanged, never in a group. If a background task fails, its
-    error comes out alone, unless the body raised one. KeyboardInterrupt and SystemExit win,
-    wherever they were raised.
+    Exceptions of the body propagate unchanged, never in a group. If a background task fails, its
+    error is raised alone, unless the body raised one. KeyboardInterrupt and SystemExit always win.
     """
     check_trio()
     from_body: BaseException | None = None
@@ -138,10 +137,10 @@ async def open_background() -> AsyncGenerator[trio.Nursery, None]:
 async def in_background(
     run: Callable[..., Awaitable[None]], resource: R
 ) -> AsyncGenerator[R, None]:
-    """Run *run* in the background of a block that uses *resource*, and leave nothing of either.
+    """Run *run* in the background of a block that uses *resource*, and end both with the block.
 
-    *run* reports by its ``task_status`` when the block may begin; what it raises before that is
-    raised here. The rules of `open_background` decide what comes out.
+    *run* reports by its ``task_status`` when the block may begin. If it raises before that, the
+    error is raised here. The rules of `open_background` decide which exception is raised.
     """
     async with open_background() as nursery:
         await nursery.start(run)

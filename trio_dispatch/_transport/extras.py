@@ -1,4 +1,4 @@
-"""Packages that an extra installs: their absence names the extra."""
+"""Optional packages: the error for a missing one names the extra that installs it."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ def require(module: str, extra: str, *packages: str) -> None:
     """Check that the packages that *module* needs are installed.
 
     Raises:
-        ModuleNotFoundError: one is missing; the message says which, and what to install.
+        ModuleNotFoundError: one is missing; the message includes its name and what to install.
     """
     for package in packages:
         try:
             found = find_spec(package)
-        except ModuleNotFoundError:  # the package around it is missing
+        except ModuleNotFoundError:  # its parent package is missing
             found = None
         if found is None:
             raise ModuleNotFoundError(

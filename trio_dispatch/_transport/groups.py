@@ -1,4 +1,4 @@
-"""Looking into exception groups."""
+"""Helpers for exception groups."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if sys.version_info < (3, 11):  # pragma: no cover
 
 
 def leaves(exc: BaseException) -> Iterator[BaseException]:
-    """The exceptions in *exc* that are no groups, outermost first."""
+    """Return the exceptions in *exc* that are not groups, outermost first."""
     if isinstance(exc, BaseExceptionGroup):
         for part in cast("BaseExceptionGroup[BaseException]", exc).exceptions:
             yield from leaves(part)

@@ -1,11 +1,11 @@
-"""Serve HTTP/1.1 over any stream: the one h11 loop of every server in the library.
+"""Serve HTTP/1.1 over any stream. All servers of the library use this h11 loop.
 
-A handler gets one request after the other as an `Exchange`. It reads the body and sends a response
-through it, whole or in pieces, or takes the connection over for another protocol.
+A handler gets each request as an `Exchange`. With it, the handler reads the body and sends a
+response, whole or in pieces, or takes over the connection for another protocol.
 
-Each connection is guarded: garbage, a reset, a request that never ends or an exception of the
-handler ends that connection, and `serve_connection` returns. Nothing but a cancellation or an
-interrupt comes out of it, so that a nursery of connections outlives every single one.
+Each connection is isolated: garbage, a reset, a request that never ends or an exception of the
+handler ends only that connection, and `serve_connection` returns. It raises only cancellation and
+interrupts, so no connection can end the nursery of the others.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from trio_dispatch._transport.groups import leaves
 
 READ_SIZE: Final = 64 * 1024
 MAX_HEAD_SIZE: Final = 64 * 1024
-"""Bytes of a request's line and headers, if the server does not set another limit."""
+"""The most bytes of a request's line and headers, if the server does not set another limit."""
 MAX_DISCARDED: Final = 256 * 1024
-"""Bytes of a body that nobody reads which are read to keep the connection."""
+"""The most bytes of an unread body that are read and dropped to keep the connection."""
 LINGER_S: Final = 0.5
 """How long a client that is still sending may take to see the response before TCP is reset."""
 
@@ -38,12 +38,12 @@ _PATH: Final = r"/(?:[^%?]|%[0-9A-Fa-f]{2})*"
 _TARGET: Final = re.compile(
     rf"\*$|(?:{_PATH}|[A-Za-z][A-Za-z0-9+.-]*://[^/?]*(?:{_PATH})?)(?:\?|$)"
 )
-"""``*``, or a path, after scheme and host or not, whose escapes are whole."""
+"""``*``, or a path with complete escapes, optionally after scheme and host."""
 _HOST: Final = re.compile(r"[A-Za-z0-9!$%&'()*+,\-.:;=\[\]_~]*")
 
 
 class ClientGone(Exception):
-    """The client has left in the middle of an exchange, or took too long."""
+    """The client left during an exchange, or took too long."""
 
 
 class BodyTooLarge(Exception):
@@ -51,7 +51,7 @@ class BodyTooLarge(Exception):
 
 
 class BrokenRequest(Exception):
-    """What the client sent is not HTTP, or not HTTP that this server speaks."""
+    """The client sent something that is not HTTP, or not HTTP that this server supports."""
 
     def __init__(self, status: int, detail: str = "") -> None:
         super().__init__(status, detail)
@@ -71,13 +71,13 @@ class Request:
     """The headers one by one, names in lower case, in their order."""
 
     def first(self, name: str, default: str = "") -> str:
-        """The first header called *name*, for what may not be repeated."""
+        """Return the first header named *name*, for headers that may not be repeated."""
         return next((value for found, value in self.fields if found == name), default)
 
 
 @attrs.frozen
 class Response:
-    """A whole response. ``Content-Length`` is added."""
+    """A whole response. ``Content-Length`` is added automatically."""
 
     status: int
     headers: Headers = ()
@@ -88,9 +88,9 @@ Handler = Callable[["Exchange"], Awaitable[None]]
 
 
 def reason_of(status: int) -> str:
-    """The reason phrase of *status*; empty if it has none."""
+    """Return the reason phrase of *status*; empty if it has none."""
     if status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
-        return "Request Entity Too Large"  # newer Pythons have another phrase
+        return "Request Entity Too Large"  # newer Pythons use another phrase
     try:
         return HTTPStatus(status).phrase
     except ValueError:
@@ -100,8 +100,8 @@ def reason_of(status: int) -> str:
 class Exchange:
     """One request and its response. Only handlers use it, and only until they return.
 
-    Every method may raise `ClientGone` or `BrokenRequest`: let them through, and the connection
-    ends, with an answer if there is one to give.
+    Every method may raise `ClientGone` or `BrokenRequest`. Do not catch them: the connection then
+    ends, with an answer if one is possible.
     """
 
     def __init__(self, connection: _Connection, request: Request) -> None:
@@ -112,12 +112,13 @@ class Exchange:
         """Read the whole body.
 
         Raises:
-            BodyTooLarge: there is more than the server reads. Respond, and the connection ends.
+            BodyTooLarge: the body is larger than the server reads. The handler should respond; then
+                the connection ends.
         """
         return await self._connection.read_body()
 
     async def respond(self, response: Response) -> None:
-        """Send a whole response. A body that nobody has read is thrown away first."""
+        """Send a whole response. An unread body is read and dropped first."""
         headers = [*response.headers, ("Content-Length", str(len(response.body)))]
         await self._connection.send_head(response.status, headers)
         if response.body and self.request.method != "HEAD":
@@ -125,7 +126,7 @@ class Exchange:
         await self._connection.send(h11.EndOfMessage())
 
     async def begin_response(self, status: int, headers: Headers) -> None:
-        """Begin a response whose end is not known yet. It is sent in chunks."""
+        """Begin a response of unknown length. It is sent in chunks."""
         await self._connection.send_head(status, list(headers))
 
     async def send(self, data: bytes) -> None:
@@ -140,21 +141,21 @@ class Exchange:
     async def wait_left(self) -> None:
         """Wait until the client closes its sending side, or resets the connection.
 
-        For use while a response takes its time. If more bytes come, they wait for the next
-        exchange, and it cannot be told any longer whether the client is there: this never returns.
+        Use this while a response takes long. If more bytes arrive, they wait for the next exchange,
+        and it is no longer possible to see whether the client is there: then this never returns.
         """
         await self._connection.wait_left()
 
     async def upgrade(self, headers: Headers) -> trio.abc.Stream:
         """Accept the other protocol that the client asked for; return the connection's stream.
 
-        The connection is closed when the handler returns. What the client sent right behind its
-        request is lost. A body that it has announced is not waited for.
+        The connection is closed when the handler returns. Bytes that the client sent directly after
+        its request are lost. This does not wait for a body that the client has announced.
         """
         return await self._connection.upgrade(list(headers))
 
     async def take_over(self, head_and_body: bytes = b"") -> trio.abc.Stream:
-        """Send bytes as they are, and leave HTTP: as `upgrade`, with an answer of the caller's."""
+        """Send bytes unchanged and leave HTTP: the same as `upgrade`, with the caller's answer."""
         return await self._connection.take_over(head_and_body)
 
 
@@ -221,7 +222,7 @@ class _Connection:
                 raise BodyTooLarge
 
     async def _discard_body(self) -> bool:
-        """Read what is left of the body; False if that is not worth it, or impossible."""
+        """Read the rest of the body. Returns False if that is too much, or impossible."""
         discarded = 0
         while self._http.their_state is h11.SEND_BODY:
             if self._http.they_are_waiting_for_100_continue or discarded > MAX_DISCARDED:
@@ -245,7 +246,7 @@ class _Connection:
             raise BrokenRequest(exc.error_status_hint, str(exc)) from exc
 
     async def _receive(self) -> bool:
-        """Give h11 what there is; False when the client sends no more."""
+        """Pass received bytes to h11. Returns False when the client sends no more."""
         try:
             data = await self._stream.receive_some(READ_SIZE)
         except (trio.BrokenResourceError, trio.ClosedResourceError) as exc:
@@ -298,7 +299,7 @@ class _Connection:
     # Between and after exchanges
 
     def begin_next(self) -> bool:
-        """Whether another request may follow; it may come from now on."""
+        """Return whether another request may follow, and get ready for it."""
         if self.taken_over or self._http.our_state is not h11.DONE:
             return False
         if self._http.their_state is not h11.DONE:
@@ -308,14 +309,14 @@ class _Connection:
 
     @property
     def awaits_response(self) -> bool:
-        """Whether nothing of a response has been sent yet."""
+        """Return whether no part of a response has been sent yet."""
         return not self.taken_over and self._http.our_state in {h11.IDLE, h11.SEND_RESPONSE}
 
     async def refuse(self, status: int, detail: str = "") -> None:
-        """Answer what is no request, or one that cannot be carried out, and listen no more."""
+        """Answer a broken or impossible request, and then read no more."""
         if not self.awaits_response:
             return
-        # Not by h11: a broken request has left it in a state in which it sends nothing.
+        # Without h11: after a broken request it is in a state in which it sends nothing.
         self._lingers = True
         shown = f"{status} {reason_of(status)}"
         if status == HTTPStatus.EXPECTATION_FAILED:
@@ -329,7 +330,7 @@ class _Connection:
     async def linger(self) -> None:
         """Let a client that is still sending see the response before the connection is closed.
 
-        Closing with bytes unread resets the connection, and the response might be lost with it.
+        Closing with unread bytes resets the connection, and the response might be lost.
         """
         if not self._lingers or not isinstance(self._stream, trio.abc.HalfCloseableStream):
             return
@@ -352,21 +353,21 @@ async def serve_connection(
     read_timeout: float | None = None,
     explains: bool = True,
 ) -> None:
-    """Serve the requests that come over *stream* until either side ends it, then close it.
+    """Serve the requests that arrive on *stream* until either side ends it, then close it.
 
-    Never raises but for cancellation and interrupts.
+    Raises only cancellation and interrupts.
 
     Args:
         stream: a connection, from its first byte on.
-        handle: called with one exchange after the other; it sends the response before it returns.
-            What it raises is logged, answered by 500 if nothing has been sent yet, and ends the
-            connection.
-        logger: for what *handle* raises.
-        max_body_size: the bytes of a body that `Exchange.read_body` reads at most.
-        max_head_size: the bytes of a request's line and headers; more are answered by 431.
+        handle: called with each exchange; it sends the response before it returns. If it raises,
+            the exception is logged, the client gets a 500 if nothing has been sent yet, and the
+            connection ends.
+        logger: logs exceptions of *handle*.
+        max_body_size: the most bytes of a body that `Exchange.read_body` reads.
+        max_head_size: the most bytes of a request's line and headers; larger ones get a 431.
         read_timeout: seconds for a whole request to arrive, counted from the end of the last one;
-            None: any time. The connection ends after it.
-        explains: whether the answer to a broken request says what is wrong with it.
+            None for no limit. After it, the connection ends.
+        explains: whether the answer to a broken request includes what is wrong with it.
     """
     connection = _Connection(
         stream,
@@ -381,7 +382,7 @@ async def serve_connection(
     except ClientGone:
         pass
     finally:
-        # Shielded, and over at once: a cancellation here would replace an interrupt on its way out.
+        # Shielded, but it ends at once: a cancellation here would replace a pending interrupt.
         with trio.CancelScope(shield=True):
             await trio.aclose_forcefully(stream)
 

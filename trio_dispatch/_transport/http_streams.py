@@ -14,7 +14,7 @@ from trio_dispatch._wire.url import Address
 
 
 class _NetworkStream(httpcore.AsyncNetworkStream):
-    """Timeouts are left to the caller's scopes."""
+    """A stream for httpcore. Timeouts are left to the caller's cancel scopes."""
 
     def __init__(self, stream: trio.abc.Stream) -> None:
         self._stream = stream
@@ -57,14 +57,14 @@ class _Backend(httpcore.AsyncNetworkBackend):
 
 
 class StreamTransport(httpx.AsyncBaseTransport):
-    """A transport that reaches *address* by *connector*, which does the TLS as well."""
+    """A transport that connects to *address* with *connector*, which also does the TLS."""
 
     def __init__(
         self, address: Address, connector: Callable[[Address], Awaitable[trio.abc.Stream]]
     ) -> None:
         self._pool = httpcore.AsyncConnectionPool(
             max_connections=None,
-            # The pool cannot see that an idle one of these has ended, and a new one costs nothing.
+            # The pool cannot see when an idle stream has ended, and a new one costs nothing.
             max_keepalive_connections=0,
             network_backend=_Backend(lambda: connector(address)),
         )
@@ -111,7 +111,7 @@ class _Body(httpx.AsyncByteStream):
 
 @contextmanager
 def _errors() -> Generator[None, None, None]:
-    """Raise httpx's errors for httpcore's, which have the same names."""
+    """Convert httpcore's errors into httpx's, which have the same names."""
     try:
         yield
     except (httpcore.NetworkError, httpcore.TimeoutException, httpcore.ProtocolError) as exc:

@@ -1,4 +1,4 @@
-"""What everything here that uses httpx needs of it."""
+"""Tools for all modules that use httpx."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from trio_dispatch._wire.url import Address
 
 
 class Once(httpx.AsyncByteStream):
-    """A request's body, without a generator that a cancelled write leaves unfinished."""
+    """A request's body. It is not a generator, which a cancelled write would leave unfinished."""
 
     def __init__(self, data: bytes) -> None:
         self._data: bytes | None = data
 
     @property
     def taken(self) -> bool:
-        """Whether it has been given away to be written. Before that, nobody can act on it."""
+        """Whether it has been passed on to be written. Before that, no server can act on it."""
         return self._data is None
 
     def __aiter__(self) -> AsyncIterator[bytes]:
@@ -36,13 +36,13 @@ class Once(httpx.AsyncByteStream):
 
 
 HIDDEN_TARGET: Final = "trio_dispatch.target"
-"""The extension of a request with the path and query that are sent instead of its URL's."""
+"""The request extension with the path and query to send instead of those of the URL."""
 
 
 class HidingTransport(httpx.AsyncBaseTransport):
-    """Sends what stands in `HIDDEN_TARGET`, so that httpx, which logs every URL, does not see it.
+    """Sends the target in `HIDDEN_TARGET`, which httpx does not see: httpx logs every URL.
 
-    httpx's own extension for that, ``target``, also replaces the target of a ``CONNECT``.
+    httpx's own extension for this, ``target``, would also replace the target of a ``CONNECT``.
     """
 
     def __init__(self, transport: httpx.AsyncBaseTransport) -> None:
@@ -75,15 +75,15 @@ def make_transport(
     *,
     max_keepalive_connections: int,
 ) -> httpx.AsyncBaseTransport:
-    """Make a transport that reaches *address*, through *proxy* if there is one.
+    """Make a transport that connects to *address*, through *proxy* if there is one.
 
-    httpx reads no variables beside this one, so that all wires go the same way.
+    With it, httpx reads no environment variables itself, so that all transports use the same proxy.
 
     Args:
-        address: where the requests go; a transport to a SOCKS proxy leads there alone.
+        address: the address for the requests; through a SOCKS proxy it is the only one.
         context: for TLS.
-        proxy: what leads there.
-        max_keepalive_connections: idle connections that are kept.
+        proxy: the proxy to use, if any.
+        max_keepalive_connections: how many idle connections to keep.
     """
     if proxy is not None and proxy.is_socks:
         return StreamTransport(address, lambda to: dial(to, context, proxy))

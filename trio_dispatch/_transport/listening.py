@@ -13,11 +13,11 @@ async def serve_listeners(
     *,
     task_status: trio.TaskStatus[list[trio.SocketListener]] = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    """Run *handle* for every connection, for ever, as `trio.serve_listeners` does.
+    """Run *handle* for every connection, forever, like `trio.serve_listeners`.
 
-    trio closes a connection before the exception of its handler goes on. The other end sees that,
-    and may end the program's block first: a cancellation would then replace an interrupt that was
-    on its way. Here KeyboardInterrupt and SystemExit always come out.
+    trio closes a connection before it propagates the exception of its handler. The other end sees
+    that, and may end the program's block first: a cancellation would then replace a pending
+    interrupt. This function always raises KeyboardInterrupt and SystemExit.
     """
     interrupts: list[BaseException] = []
 

@@ -1,7 +1,6 @@
-"""A bounded byte stream in memory, which can break as a TCP connection does.
+"""A bounded byte stream in memory, which can break like a TCP connection.
 
-trio's own memory streams never push back and never break, so nothing that a network does can be
-tried on them.
+trio's own memory streams have no backpressure and never break, so they cannot imitate a network.
 """
 
 from __future__ import annotations
@@ -11,11 +10,11 @@ from typing import Final
 import trio
 
 ROOM: Final = 64 * 1024
-"""Bytes on their way in one direction, before sending blocks."""
+"""The most bytes on their way in one direction; then sending blocks."""
 
 
 class _Direction:
-    """One way through a pipe: bytes that were sent and not yet received."""
+    """One direction of a pipe: bytes that were sent and not yet received."""
 
     def __init__(self, room: int) -> None:
         self.room = room
@@ -28,7 +27,7 @@ class _Direction:
         self._waiting = trio.lowlevel.ParkingLot()
 
     def wake(self) -> None:
-        """Something changed: let everybody look again."""
+        """Wake all waiting tasks, because something has changed."""
         self._waiting.unpark_all()
 
     def check_sendable(self) -> None:
@@ -73,7 +72,7 @@ class _Direction:
 
 
 class PipeEnd(trio.abc.HalfCloseableStream):
-    """One end of a pipe. To code written for trio's streams it is a TCP connection."""
+    """One end of a pipe. It behaves like a TCP connection of trio."""
 
     def __init__(self, outgoing: _Direction, incoming: _Direction) -> None:
         self._outgoing = outgoing
@@ -81,7 +80,7 @@ class PipeEnd(trio.abc.HalfCloseableStream):
         self._sending = self._receiving = False
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
-        """Send *data*, waiting while there is no room for it.
+        """Send *data*. While the pipe is full, this waits.
 
         Raises:
             trio.BrokenResourceError: the other end is gone, or the connection was reset.
@@ -96,9 +95,9 @@ class PipeEnd(trio.abc.HalfCloseableStream):
             self._sending = False
 
     def send_nowait(self, data: bytes | bytearray | memoryview) -> int:
-        """Send as much of *data* as there is room for. Returns how many bytes that were.
+        """Send as much of *data* as fits, without waiting. Returns the number of bytes.
 
-        Raises as `send_all` does.
+        It raises the same errors as `send_all`.
         """
         self._begin_sending()
         try:
@@ -108,7 +107,7 @@ class PipeEnd(trio.abc.HalfCloseableStream):
             self._sending = False
 
     async def wait_send_all_might_not_block(self) -> None:
-        """Wait until there is room. Raises as `send_all` does."""
+        """Wait until the pipe is not full. It raises the same errors as `send_all`."""
         self._begin_sending()
         try:
             await trio.lowlevel.checkpoint()
@@ -117,7 +116,7 @@ class PipeEnd(trio.abc.HalfCloseableStream):
             self._sending = False
 
     async def send_eof(self) -> None:
-        """Send no more; receiving goes on. Idempotent."""
+        """Stop sending; receiving still works. Idempotent."""
         self._begin_sending()
         try:
             await trio.lowlevel.checkpoint()
@@ -129,7 +128,7 @@ class PipeEnd(trio.abc.HalfCloseableStream):
             self._sending = False
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
-        """Receive what is there; empty bytes when the other end sends no more.
+        """Receive the available bytes; empty bytes when the other end sends no more.
 
         Raises:
             trio.BrokenResourceError: the connection was reset.
@@ -152,7 +151,7 @@ class PipeEnd(trio.abc.HalfCloseableStream):
             self._receiving = False
 
     def close(self) -> None:
-        """Close this end: the other end reads what was sent, and can send no more."""
+        """Close this end. The other end can read what was sent, and cannot send any more."""
         self._outgoing.sender_closed = self._outgoing.ended = True
         self._incoming.receiver_closed = True
         self._incoming.held.clear()
@@ -160,12 +159,12 @@ class PipeEnd(trio.abc.HalfCloseableStream):
         self._incoming.wake()
 
     async def aclose(self) -> None:
-        """`close`, as a stream's. A checkpoint."""
+        """Do the same as `close`, as an async method. This is a checkpoint."""
         self.close()
         await trio.lowlevel.checkpoint()
 
     def reset(self) -> None:
-        """Break the connection, for both ends: what is on its way is lost."""
+        """Break the connection for both ends. Bytes on their way are lost."""
         for direction in (self._outgoing, self._incoming):
             direction.broken = True
             direction.held.clear()
@@ -181,7 +180,7 @@ def pipe(room: int = ROOM) -> tuple[PipeEnd, PipeEnd]:
     """Make a pipe: two ends, each of which receives what the other sends.
 
     Args:
-        room: bytes on their way in one direction, before sending blocks.
+        room: the most bytes on their way in one direction; then sending blocks.
     """
     there, back = _Direction(room), _Direction(room)
     return PipeEnd(there, back), PipeEnd(back, there)

@@ -1,4 +1,4 @@
-"""TCP connections through a proxy, by python-socks. Names are resolved by the proxy."""
+"""TCP connections through a proxy, with python-socks. The proxy resolves host names."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def check_can_connect(proxy: Proxy) -> None:
 
     Raises:
         ModuleNotFoundError: python-socks is not installed.
-        ValueError: it is reached by TLS, which python-socks does not do.
+        ValueError: it is reached by TLS, which python-socks does not support.
     """
     try:
         import python_socks.async_.trio  # noqa: F401
@@ -39,7 +39,7 @@ async def connect(proxy: Proxy, host: str, port: int) -> trio.SocketStream:
     """Connect to *host* and *port* through *proxy*.
 
     Raises:
-        ProxyFailed: there is no connection.
+        ProxyFailed: no connection could be made.
     """
     from python_socks import ProxyConnectionError, ProxyError, ProxyType
     from python_socks.async_.trio import Proxy as Connector
@@ -53,7 +53,7 @@ async def connect(proxy: Proxy, host: str, port: int) -> trio.SocketStream:
     for *_, (place, *_) in addresses:
         connector = Connector(kind, str(place), proxy.port, proxy.user, proxy.password, rdns=True)
         try:
-            # The timeout is the caller's: a scope around this.
+            # The caller sets the timeout, by a cancel scope.
             connected = await connector.connect(host, port, timeout=float("inf"))
         except ProxyConnectionError as exc:
             failure = failure or exc

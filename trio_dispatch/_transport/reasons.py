@@ -1,4 +1,4 @@
-"""Why a connection could not be made, in one line that says what to look at."""
+"""Why a connection could not be made, in one line with a hint on what to check."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ _NO_TLS: Final = (
     "PACKET_LENGTH_TOO_LONG",
     "NOT_SSL_RECORD_OR_BAD_RECORD_TYPE",
 )
-"""What OpenSSL calls an answer that is no TLS."""
+"""OpenSSL's names for an answer that is not TLS."""
 
 
 def why(error: BaseException, host: str = "") -> str:
     """Describe in one line why a connection failed.
 
     Args:
-        error: what was raised, with its causes.
-        host: where the connection was to lead.
+        error: the exception, with its causes.
+        host: the host to connect to.
     """
     chain = list(_chain(error))
     for find in (_by_tls, _by_system):
@@ -46,7 +46,7 @@ def why(error: BaseException, host: str = "") -> str:
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
-    """*error* and what is behind it, groups taken apart."""
+    """Return *error* and its causes, including the members of groups."""
     seen: set[int] = set()
     current: BaseException | None = error
     while current is not None and id(current) not in seen:

@@ -1,8 +1,8 @@
 """Receive channels that are opened by the block that reads them.
 
-`client.subscribe`, `client.watch`, `run.events` and their like are plain calls. They return a
-channel that does nothing until its block is entered, and that is over when the block exits. The
-rules are the same for all of them, and live here:
+`client.subscribe`, `client.watch`, `run.events` and similar methods are plain calls. They return a
+channel that does nothing until its block is entered, and that is closed when the block exits. All
+of them follow the same rules, which this module implements:
 
     ============ ======================== ============================ ======================
     stage        enter                    read                         leave
@@ -30,7 +30,7 @@ T_co = TypeVar("T_co", covariant=True)
 
 
 class _Stage(Enum):
-    """Where a block stands."""
+    """The stage of a block."""
 
     NEW = "new"
     OPENING = "opening"
@@ -59,7 +59,7 @@ class BlockChannel(trio.abc.ReceiveChannel[T_co]):
 
     @abstractmethod
     def _close(self) -> None:
-        """End, without waiting; wakes whoever reads. Called once, and only after `_open`."""
+        """End without waiting, and wake all readers. Called once, and only after `_open`."""
 
     def _check_inside(self) -> None:
         """Refuse to read outside the block.
@@ -75,7 +75,7 @@ class BlockChannel(trio.abc.ReceiveChannel[T_co]):
         raise RuntimeError(f"enter the block before reading: async with {self._call} as …")
 
     async def __aenter__(self) -> Self:
-        """Open the channel. A checkpoint. Cancelled, it leaves nothing behind.
+        """Open the channel. This is a checkpoint. If it is cancelled, the channel is closed.
 
         Raises:
             RuntimeError: it has been entered before, or closed.
@@ -102,19 +102,19 @@ class BlockChannel(trio.abc.ReceiveChannel[T_co]):
         exc_value: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        # No checkpoint: leaving never waits, and never turns the body's result into Cancelled.
+        # No checkpoint: leaving never waits, and never replaces the body's result by Cancelled.
         self._leave()
 
     async def aclose(self) -> None:
         """Close the channel: reading it raises `trio.ClosedResourceError`. Idempotent.
 
-        A checkpoint; closed in any case.
+        This is a checkpoint. Even if it is cancelled, the channel is closed.
         """
         self._leave()
         await trio.lowlevel.checkpoint()
 
     def _leave(self) -> None:
-        """`aclose` as a plain call, which waits for nothing."""
+        """Do the same as `aclose`, as a plain call that does not wait."""
         stage, self._stage = self._stage, _Stage.CLOSED
         self._inside = False
         if stage is _Stage.INSIDE:

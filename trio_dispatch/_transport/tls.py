@@ -1,4 +1,4 @@
-"""The certificates that are trusted if nobody says otherwise."""
+"""The certificates that are trusted by default."""
 
 from __future__ import annotations
 
@@ -10,29 +10,29 @@ from trio_dispatch._wire.url import Address
 
 
 def context_for(address: Address, given: ssl.SSLContext | None = None) -> ssl.SSLContext:
-    """Return *given*, or make a context for *address*: one that verifies, if there is TLS.
+    """Return *given*, or make a context for *address*; with TLS, it verifies certificates.
 
     Raises:
         ValueError: see `default_context`.
     """
     if given is not None:
         return given
-    # One that verifies takes 20 ms to make, for nothing if there is no TLS.
+    # A context that verifies takes 20 ms to make, which is wasted if there is no TLS.
     return default_context() if address.secure else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 
 
 def default_context() -> ssl.SSLContext:
-    """Make a context that verifies by the system's certificates, or those of the usual variables.
+    """Make a context that verifies against the system's certificates or the usual variables.
 
-    Takes about 20 ms.
+    This takes about 20 ms.
 
     Raises:
-        ValueError: ``SSL_CERT_FILE`` or ``SSL_CERT_DIR`` names nothing that can be read. OpenSSL
-            would ignore that, and refuse every certificate.
+        ValueError: ``SSL_CERT_FILE`` or ``SSL_CERT_DIR`` cannot be read. OpenSSL would silently
+            ignore that, and refuse every certificate.
     """
     file, folder = os.environ.get("SSL_CERT_FILE"), os.environ.get("SSL_CERT_DIR")
     if folder and not any(Path(part).is_dir() for part in folder.split(os.pathsep)):
-        raise ValueError(f"SSL_CERT_DIR is {folder!r}, which is no folder")
+        raise ValueError(f"SSL_CERT_DIR is {folder!r}, which is not a folder")
     context = ssl.create_default_context()
     if file:
         try:

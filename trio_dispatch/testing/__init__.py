@@ -1,4 +1,4 @@
-"""What tests of programs need: a network that fails on demand."""
+"""Tools for tests of your programs: a network that fails on demand."""
 
 from trio_dispatch._transport.pipe import PipeEnd, pipe
 from trio_dispatch.testing._plan import WEIGHTS, FaultPlan

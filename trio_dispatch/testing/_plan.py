@@ -1,4 +1,4 @@
-"""Random faults, which a seed brings back."""
+"""Random faults, which a seed reproduces."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ WEIGHTS: Final[Mapping[str, float]] = {
     "slow": 2,
     "cut": 3,
 }
-"""How often each kind comes, in proportion. ``half-open`` stalls one direction only."""
+"""The relative frequency of each kind. ``half-open`` stalls one direction only."""
 
 
 @attrs.frozen(kw_only=True)
@@ -28,11 +28,11 @@ class FaultPlan:
     """A random sequence of faults.
 
     Attributes:
-        seed: what it is drawn from: the same seed, the same faults after the same pauses.
-        faults: how many.
+        seed: the random seed. The same seed causes the same faults after the same pauses.
+        faults: how many faults.
         pause: seconds between faults, on average.
-        longest: seconds that a stall or a slow stretch lasts at most.
-        weights: how often each kind comes, in proportion; see `WEIGHTS`.
+        longest: the most seconds that a stall or a slow period lasts.
+        weights: the relative frequency of each kind; see `WEIGHTS`.
     """
 
     seed: int
@@ -42,7 +42,7 @@ class FaultPlan:
     weights: Mapping[str, float] = WEIGHTS
 
     async def run(self, proxy: FaultyProxy) -> None:
-        """Do all of it to *proxy*, and leave it without a fault. Cancelled, too."""
+        """Cause all faults on *proxy*, then end them, even if this is cancelled."""
         rng = random.Random(self.seed)
         kinds = list(self.weights)
         try:

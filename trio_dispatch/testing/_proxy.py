@@ -1,4 +1,4 @@
-"""A man in the middle, who does to a connection what networks do."""
+"""A proxy between client and server that imitates a bad network."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ _CHUNK: Final = 16 * 1024
 
 @attrs.frozen
 class Fault:
-    """Something that a proxy did.
+    """A fault that a proxy caused.
 
     Attributes:
-        at: when, by `trio.current_time`.
+        at: the time, by `trio.current_time`.
         kind: ``drop``, ``refuse``, ``stall``, ``resume``, ``slow``, ``cut``, ``corrupt``, ``heal``.
-        detail: what exactly, in words.
+        detail: a description.
     """
 
     at: float
@@ -45,7 +45,7 @@ class Fault:
 
 @attrs.frozen(kw_only=True)
 class ProxyStatistics:
-    """What has gone through a proxy, and what has not."""
+    """Counts of the connections and bytes of a proxy."""
 
     open: int
     """Connections that are open."""
@@ -59,7 +59,7 @@ class ProxyStatistics:
 
 
 class _Way:
-    """How one direction of all connections is treated."""
+    """The faults of one direction of all connections."""
 
     def __init__(self) -> None:
         self.stalled = False
@@ -85,16 +85,16 @@ class _Connection:
 
 
 class FaultyProxy:
-    """Stands between clients and a server, and does what networks do. See `listen`, `in_memory`.
+    """Runs between clients and a server, and imitates a bad network. See `listen`, `in_memory`.
 
-    All faults are plain calls with effect at once, on every connection that is open, unless they
-    say otherwise. Bytes keep their order, and none are lost but with their connection.
+    All faults are plain calls that take effect at once, on every open connection unless their
+    description differs. Bytes keep their order, and are lost only with their connection.
     """
 
     def __init__(self, connect: Callable[[], Awaitable[trio.abc.Stream]], url: str) -> None:
         self._connect = connect
         self.url = url
-        """What clients connect to."""
+        """The URL that clients connect to."""
         self._nursery: trio.Nursery
         self._open: set[_Connection] = set()
         self._ways: dict[Direction, _Way] = {name: _Way() for name in DIRECTIONS}
@@ -104,7 +104,7 @@ class FaultyProxy:
         self._rng = random.Random(0)
         self._left = False
         self.log: list[Fault] = []
-        """Everything that it did, in order."""
+        """All faults that it caused, in order."""
 
     # Making one.
 
@@ -113,11 +113,11 @@ class FaultyProxy:
     async def in_memory(
         cls, open_stream: Callable[[], Awaitable[trio.abc.Stream]]
     ) -> AsyncGenerator[FaultyProxy, None]:
-        """Stand in front of a server in memory, for the length of the block.
+        """Run in front of a server in memory, for the length of the block.
 
         Args:
-            open_stream: opens a stream to the server, as ``Server.open_stream`` of the embedded
-                server does. Clients use the proxy's own `open_stream`.
+            open_stream: opens a stream to the server, such as ``Server.open_stream`` of the
+                embedded server. Clients use the proxy's own `open_stream`.
         """
         proxy = cls(open_stream, "ws://localhost/dwp")
         async with proxy._running():
@@ -128,15 +128,15 @@ class FaultyProxy:
     async def listen(
         cls, url: str, *, host: str = "127.0.0.1", port: int = 0
     ) -> AsyncGenerator[FaultyProxy, None]:
-        """Stand in front of the server at *url*, on a TCP port, for the length of the block.
+        """Run in front of the server at *url*, on a TCP port, for the length of the block.
 
-        Only bytes are passed on, so TLS goes through, to a certificate of another name. A refused
-        connection is accepted and reset at once.
+        The proxy passes on bytes only, so TLS works, but the certificate has another name. To
+        refuse a connection, the proxy accepts it and resets it at once.
 
         Args:
-            url: the server's; `FaultyProxy.url` is the same with the proxy's host and port.
-            host: where to listen.
-            port: where to listen; 0 for a free one.
+            url: the server's URL; `FaultyProxy.url` is the same with the proxy's host and port.
+            host: the host to listen on.
+            port: the port to listen on; 0 for a free one.
         """
         check_trio("FaultyProxy")
         parts = urlsplit(url)
@@ -175,9 +175,9 @@ class FaultyProxy:
         """Cut every open connection, at once. Returns how many.
 
         Args:
-            how: ``"reset"``: as if the peer had crashed; reading and writing fail, and what is on
-                its way is lost. ``"eof"``: as if it had closed; what the proxy has passed on
-                arrives first. Over TCP an end that has not read all becomes a reset.
+            how: ``"reset"``: as if the peer had crashed; reading and writing fail, and bytes on
+                their way are lost. ``"eof"``: as if the peer had closed; bytes that the proxy has
+                passed on arrive first. Over TCP, an end with unread bytes becomes a reset.
         """
         _check(how, "how", ("reset", "eof"))
         connections = list(self._open)
@@ -194,15 +194,15 @@ class FaultyProxy:
         self._note("refuse", "all" if times is None else f"the next {times}")
 
     def accept(self) -> None:
-        """Refuse no more."""
+        """Stop refusing connections."""
         self._refusing = 0
 
     def stall(self, where: Where = "both") -> None:
-        """Pass nothing on, and close nothing: half-open, as behind a dead router.
+        """Stop passing on data without closing connections: half-open, as behind a dead router.
 
-        Bytes wait until `resume`, and push back when 64 KiB or so are waiting; what the proxy is
-        passing on already still goes. Connections that are made meanwhile stall too. A side that
-        breaks its connection breaks the other one all the same.
+        Bytes wait until `resume`, with backpressure after about 64 KiB; bytes that the proxy is
+        already passing on are still sent. New connections stall, too. If one side breaks its
+        connection, the other side's still breaks as well.
         """
         for way in self._which(where):
             way.stalled = True
@@ -210,14 +210,14 @@ class FaultyProxy:
         self._note("stall", where)
 
     def resume(self, where: Where = "both") -> None:
-        """Pass on again, what waits first."""
+        """Pass on data again, beginning with the waiting bytes."""
         for way in self._which(where):
             way.stalled = False
             way.change()
         self._note("resume", where)
 
     def slow(self, bytes_per_second: float | None, where: Where = "both") -> None:
-        """Pass on no more than so many bytes in a second; None for no limit."""
+        """Pass on at most this many bytes in a second; None for no limit."""
         if bytes_per_second is not None and bytes_per_second <= 0:
             raise ValueError("bytes_per_second is above zero; stall() passes nothing on")
         for way in self._which(where):
@@ -226,10 +226,10 @@ class FaultyProxy:
         self._note("slow", f"{where}: {bytes_per_second}")
 
     def cut_after(self, count: int, direction: Direction, how: How = "eof") -> None:
-        """Cut the next connection when *count* bytes have gone in *direction*.
+        """Cut the next connection when *count* bytes have passed in *direction*.
 
-        By ``"eof"`` exactly so many can be read, and nothing after them. By ``"reset"`` no more
-        than so many; what is not yet read may be lost.
+        With ``"eof"`` exactly that many bytes can be read. With ``"reset"`` at most that many can
+        be read; bytes that are not yet read may be lost.
         """
         _check(direction, "direction", DIRECTIONS)
         _check(how, "how", ("reset", "eof"))
@@ -238,13 +238,13 @@ class FaultyProxy:
         self._cuts.append((direction, count, how))
 
     def corrupt(self, direction: Direction, count: int = 1) -> None:
-        """Flip a bit in each of the next *count* bytes that go in *direction*."""
+        """Flip a bit in each of the next *count* bytes in *direction*."""
         _check(direction, "direction", DIRECTIONS)
         self._ways[direction].corrupt += count
         self._note("corrupt", f"{direction}: {count}")
 
     def heal(self) -> None:
-        """Take back every fault: accept, resume, and forget what was to come."""
+        """End every fault: accept, resume, and drop all faults that are still to come."""
         self._refusing = 0
         self._cuts.clear()
         for way in self._ways.values():
@@ -255,7 +255,7 @@ class FaultyProxy:
         self._note("heal")
 
     def statistics(self) -> ProxyStatistics:
-        """Count what has gone through."""
+        """Return counts of connections and bytes."""
         return ProxyStatistics(
             open=len(self._open),
             accepted=self._accepted,
@@ -297,7 +297,7 @@ class FaultyProxy:
             return
         try:
             connection = await self._begin(client)
-        except OSError:  # the server is not there
+        except OSError:  # the server cannot be reached
             _close_now(client, "reset")
         else:
             await self._serve(connection)
@@ -362,7 +362,7 @@ class FaultyProxy:
             if isinstance(sink, trio.abc.HalfCloseableStream):
                 await sink.send_eof()
         except (trio.BrokenResourceError, trio.ClosedResourceError):
-            # One side has gone; so does the other, in the same manner.
+            # One side has ended, so end the other side in the same way.
             if not connection.scope.cancel_called:
                 connection.how = "reset"
                 connection.scope.cancel()
@@ -374,15 +374,15 @@ class FaultyProxy:
     async def _next_piece(
         self, connection: _Connection, direction: Direction, way: _Way, data: bytes
     ) -> tuple[bytes, bytes]:
-        """Wait for the turn of the next bytes; returns them, and those behind them."""
+        """Wait until the next bytes may pass. Returns them, and the bytes after them."""
         await self._unstalled(way)
         size = min(len(data), connection.cut_after.get(direction, len(data)))
         if way.bytes_per_second is not None:
-            # A tenth of a second's worth at a time, so that a change takes effect soon.
+            # The bytes of a tenth of a second at a time, so that a change takes effect soon.
             size = min(size, max(1, int(way.bytes_per_second / 10)))
             with trio.move_on_after(size / way.bytes_per_second) as waiting:
                 await way.changed.wait()
-            if not waiting.cancelled_caught:  # another speed, or a stall, from now on
+            if not waiting.cancelled_caught:  # the speed has changed, or a stall has begun
                 return await self._next_piece(connection, direction, way, data)
         piece, rest = data[:size], data[size:]
         if way.corrupt:
@@ -398,15 +398,15 @@ class FaultyProxy:
 
 
 def _close_now(stream: trio.abc.Stream, how: How) -> None:
-    """Close *stream* at once; by ``"reset"`` so that the other side sees it break."""
+    """Close *stream* at once; with ``"reset"``, the other side sees it break."""
     if isinstance(stream, PipeEnd):
         if how == "reset":
             stream.reset()
         stream.close()
     elif isinstance(stream, trio.SocketStream) and stream.socket.fileno() >= 0:
         if how == "reset":
-            with contextlib.suppress(OSError):  # it may be dead already
-                # With no time to linger, closing sends a reset.
+            with contextlib.suppress(OSError):  # it may already be dead
+                # With a linger time of zero, closing sends a reset.
                 stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         stream.socket.close()
 

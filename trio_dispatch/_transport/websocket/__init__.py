@@ -1,8 +1,9 @@
-"""WebSockets: "write these messages, give me the next ones", over any trio Stream.
+"""WebSockets over any trio Stream: send these messages, receive the next ones.
 
-`open_transport` dials and upgrades; what it returns knows nothing of frames. Two libraries can do
-it, trio-websocket and the sans-I/O core of websockets, and nothing outside tells them apart. They
-never send WebSocket pings (protocol, "WebSocket": a server's pong can corrupt its stream).
+`open_transport` connects and upgrades. The transport that it returns knows nothing of Dispatch
+frames. Two libraries implement it, trio-websocket and the sans-I/O core of websockets, with the
+same behaviour. They never send WebSocket pings (protocol, "WebSocket": a server's pong can corrupt
+its stream).
 """
 
 from __future__ import annotations
@@ -31,16 +32,16 @@ __all__ = [
 ]
 
 Connector = Callable[[Address], Awaitable[trio.abc.Stream]]
-"""How to get a byte stream to an address; dialling TCP is one way."""
+"""A function that opens a byte stream to an address, for example over TCP."""
 
 Library = Literal["trio-websocket", "websockets"]
 
 OLDEST_WEBSOCKETS: Final = 15
-"""The first major version whose sans-I/O core is known to do."""
+"""The first major version whose sans-I/O core is known to work."""
 
 
 def choose_library(name: str) -> Library:
-    """The library for ``transport=name``; ``"auto"`` takes the fastest that is installed.
+    """Return the library for ``transport=name``; ``"auto"`` means the fastest one installed.
 
     Raises:
         ModuleNotFoundError: *name* is not installed, or too old.
@@ -100,7 +101,7 @@ async def open_transport(
     stream = await (connector(address) if connector else dial(address, ssl_context, proxy))
     wire = WireStream(stream)
     try:
-        # Either library is imported only where it is used.
+        # Each library is imported only if it is used.
         if library == "websockets":
             from trio_dispatch._transport.websocket import websockets_transport
 

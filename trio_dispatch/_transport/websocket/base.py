@@ -1,4 +1,4 @@
-"""What every WebSocket transport can do."""
+"""The interface of every WebSocket transport."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from trio_dispatch._wire.frames import Message
 
 
 class TransportClosed(Exception):
-    """The connection is over; the message says how it ended."""
+    """The connection is over; the message describes how it ended."""
 
 
 class UpgradeRefused(Exception):
-    """The server answered the upgrade with an HTTP status of its own."""
+    """The server answered the upgrade with another HTTP status than 101."""
 
     def __init__(self, status: int, reason: str, headers: Headers, body: bytes) -> None:
         super().__init__(status, reason, headers, body)
@@ -35,8 +35,8 @@ class UpgradeRefused(Exception):
 class Transport(Protocol):
     """One WebSocket connection, upgraded.
 
-    `send` belongs to one task and `receive` to one task; cancelling `send` may leave half a
-    message behind, so after that the transport can only be closed.
+    Only one task may call `send`, and only one may call `receive`. Cancelling `send` may leave half
+    a message written, so after that the transport can only be closed.
     """
 
     async def send(self, messages: Sequence[Message]) -> None:
@@ -48,23 +48,23 @@ class Transport(Protocol):
 
     @property
     def can_send_now(self) -> bool:
-        """Whether `send_now` may be called: it can, and nothing else is being written."""
+        """Whether `send_now` may be called: it is supported, and no other write is under way."""
         ...
 
     def send_now(self, messages: Sequence[Message]) -> None:
-        """Write *messages* without waiting, from any task; what does not go is `pending`."""
+        """Write *messages* without waiting, from any task; bytes that do not fit are `pending`."""
 
     async def flush(self) -> None:
-        """Write what is `pending`. For the task that sends.
+        """Write the `pending` bytes. Only the sending task may call this.
 
         Raises:
             TransportClosed: the connection is over.
         """
 
     async def receive(self) -> Sequence[bytes | str]:
-        """Wait until something comes, and return the messages in it, in order.
+        """Wait until data arrives, and return the messages in it, in order.
 
-        There may be none in it: a control frame, or a part of a message.
+        There may be none: the data may be a control frame, or part of a message.
 
         Raises:
             TransportClosed: the connection is over.
@@ -79,19 +79,19 @@ class Transport(Protocol):
         """
 
     async def aclose(self) -> None:
-        """Close politely: a close frame, and the peer's. Only deadlines bound this wait.
+        """Close politely: send a close frame, and wait for the peer's. This has no own timeout.
 
-        Cancelled or not, the socket is closed afterwards.
+        The socket is closed afterwards, even if this is cancelled.
         """
 
     async def abort(self) -> None:
-        """Close the socket at once, without a word. Does not block."""
+        """Close the socket at once, without a close frame. Does not block."""
 
     @property
     def pending(self) -> bool:
-        """Whether there is something to `flush`: answers to control frames that came."""
+        """Whether there is something to `flush`: answers to control frames that arrived."""
         ...
 
     @property
     def stuck_since(self) -> float | None:
-        """Since when (`trio.current_time`) a write makes no progress; None when none is stuck."""
+        """Since when (`trio.current_time`) a write makes no progress; None if no write is stuck."""

@@ -1,7 +1,7 @@
-"""The header of a WebSocket frame (RFC 6455, section 5.2): the one parser of clients and servers.
+"""The header of a WebSocket frame (RFC 6455, section 5.2). Clients and servers use this parser.
 
-It measures frames, so that a stream can be cut into them. What a frame may be is decided by who
-reads it: a client leaves that to its WebSocket library, a server to its own rules.
+It measures frames, so that a stream can be split into them. It does not check whether a frame is
+allowed: a client leaves that to its WebSocket library, and a server has its own rules.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ RESERVED: Final = 0x70
 MASKED: Final = 0x80
 OPCODE: Final = 0x0F
 LONGEST_CONTROL: Final = 125
-"""Bytes that a control frame carries at most."""
+"""The most bytes in a control frame."""
 
 _LENGTH: Final = 0x7F
 _TWO_BYTES: Final = 126
@@ -22,7 +22,7 @@ _MASK_LENGTH: Final = 4
 
 
 class Opcode(enum.IntEnum):
-    """What a frame is."""
+    """The kind of a frame."""
 
     CONTINUATION = 0
     TEXT = 1
@@ -35,8 +35,8 @@ class Opcode(enum.IntEnum):
 def measure(data: bytes | bytearray, at: int = 0) -> tuple[int, int] | None:
     """Measure the frame that begins at *at*.
 
-    Returns where its payload begins, behind the mask if it has one, and how many bytes it has;
-    None while so little of the frame is there that this is not known.
+    Returns where its payload begins (after the mask, if there is one) and how many bytes it has;
+    None while too little of the frame has arrived.
     """
     end = len(data)
     if end - at < 2:

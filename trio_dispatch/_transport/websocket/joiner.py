@@ -1,7 +1,8 @@
-"""The other way: messages to bytes, each in one frame, many at a time.
+"""Encoding of messages: each in one frame, many at a time.
 
-What the library does for each frame (its checks, a call of the system for each masking key) is done
-once for all that are written together (measured: 1.3 µs for each message, and 0.5 here).
+The library does some work for each frame (checks, a system call for each masking key). This module
+does that work once for all messages that are written together (measured: 0.5 µs for each message,
+compared with 1.3 µs).
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ _long: Final = struct.Struct("!BBQ").pack
 
 
 def join_messages(messages: Sequence[Message]) -> bytes:
-    """Make one masked frame of each message, and one string of all frames."""
+    """Make one masked frame of each message, and join all frames."""
     keys = os.urandom(4 * len(messages))
     parts: list[bytes] = []
     for number, message in enumerate(messages):

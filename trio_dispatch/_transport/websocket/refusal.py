@@ -1,7 +1,7 @@
-"""The answer to the upgrade: where its head ends, and what it says if it is a refusal.
+"""The answer to the upgrade: finds the end of its head, and reads a refusal.
 
-Libraries wait for the end of a refusal's body, which a proxy may never send, or drop what they have
-when the connection ends. So a refusal is read here, the same for both.
+The WebSocket libraries wait for the end of a refusal's body, which a proxy may never send, or they
+drop the part that they have when the connection ends. So this module reads refusals for both.
 """
 
 from __future__ import annotations
@@ -14,20 +14,20 @@ import trio
 from trio_dispatch._transport.websocket.base import TransportClosed, UpgradeRefused
 
 MAX_HEAD: Final = 64 * 1024
-"""Bytes of the head of the answer at most."""
+"""The most bytes of the head of the answer."""
 
 REFUSAL_TIME: Final = 1.0
-"""Seconds for the body of a refusal, of which the beginning is shown."""
+"""The most seconds to wait for the body of a refusal, whose beginning is shown."""
 
 REFUSAL_SIZE: Final = 4096
-"""Bytes of the body of a refusal that are read."""
+"""The most bytes of the body of a refusal that are read."""
 
 
 _TLS_ALERT: Final = b"\x15\x03"
 
 
 class ResponseHead:
-    """Finds where the head of the response to the upgrade ends, however the bytes are split."""
+    """Finds the end of the head of the response to the upgrade, in any split of the bytes."""
 
     def __init__(self) -> None:
         self._head = b""
@@ -38,16 +38,18 @@ class ResponseHead:
         return self._head.split(b" ")[1:2] == [b"101"]
 
     def find_end(self, data: bytes | bytearray) -> int:
-        """Take what was read. Returns how much of it belongs to the head; -1: all, and not all.
+        """Process received bytes. Returns how many of them belong to the head.
+
+        Returns -1 if all of them do and the head is not complete yet.
 
         Raises:
-            TransportClosed: it is no HTTP, or larger than `MAX_HEAD`.
+            TransportClosed: the answer is not HTTP, or its head is larger than `MAX_HEAD`.
         """
         before = len(self._head)
         self._head += data
         if self._head.startswith(_TLS_ALERT):
             raise self.broken()
-        # A bare LF ends a line as well, for the libraries that read this next.
+        # A bare LF also ends a line for the libraries that read this next.
         ends = [
             at + len(mark)
             for mark in (b"\n\r\n", b"\n\n")
@@ -65,10 +67,10 @@ class ResponseHead:
         return TransportClosed(f"the connection ended {where} the upgrade")
 
     async def read_refusal(self, stream: trio.abc.ReceiveStream) -> UpgradeRefused:
-        """Read the rest of an answer that does not accept, and return it as an error.
+        """Read the rest of a refusal, and return it as an error.
 
         Raises:
-            TransportClosed: it is no HTTP.
+            TransportClosed: it is not HTTP.
         """
         connection = h11.Connection(h11.CLIENT, max_incomplete_event_size=MAX_HEAD)
         connection.send(h11.Request(method="GET", target="/", headers=[("Host", "x")]))
@@ -81,7 +83,7 @@ class ResponseHead:
                     event = connection.next_event()
                 except h11.RemoteProtocolError as exc:
                     if status:
-                        break  # the body is cut off; its beginning will do
+                        break  # the body is incomplete; its beginning is enough
                     raise TransportClosed(f"the answer to the upgrade is not HTTP: {exc}") from exc
                 if event is h11.NEED_DATA:
                     try:

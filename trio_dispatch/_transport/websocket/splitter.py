@@ -1,19 +1,18 @@
-"""Messages that need no library: whole ones, in one frame.
+"""Decoding of messages that are whole in one frame, without a library.
 
-Nearly all that a server sends are frames that are a message each, and reading one through a
-library costs more than decoding its content (measured: 3.0 µs in websockets, 11 in trio-websocket
-and as much again for its turns of the scheduler; 0.6 here). So the bytes are split at the ends of
-frames before a library sees them: a message in one unmasked frame is taken out, and all else goes
-to the library, which knows what to make of it: control frames, fragments, and whatever breaks the
-protocol.
+Nearly all frames of a server are one message each. Reading a message through a library costs more
+than decoding its content (measured: 3.0 µs in websockets, 11 in trio-websocket and as much
+again for its turns of the scheduler; 0.6 here). So the splitter splits the bytes at the ends of
+frames first. It takes out messages in one unmasked frame, and passes everything else to the
+library: control frames, fragments, and violations of the protocol.
 
-The library gets whole frames, so that it never stands in the middle of one. From the first one on
-that is no ping or pong, it gets everything: so no message overtakes one in fragments, and none is
-read behind the close frame.
+The library gets only whole frames. After the first frame that is neither ping nor pong, the library
+gets all further frames. So no message can overtake a fragmented one, and no message is read after
+the close frame.
 
-A Dispatch server sends msgpack under the TEXT opcode (protocol, "msgpack"), which a conforming
-library must refuse, as the bytes are not UTF-8. Where that is agreed on, what the library gets has
-its TEXT opcodes turned into BINARY; the codec tells JSON by its first byte.
+A Dispatch server sends msgpack with the TEXT opcode (protocol, "msgpack"). A conforming library
+must refuse that, because the bytes are not UTF-8. If msgpack is agreed on, the splitter replaces
+TEXT by BINARY in the frames for the library. The codec recognizes JSON by its first byte.
 """
 
 from __future__ import annotations
@@ -40,40 +39,40 @@ class FrameSplitter:
     """Splits a stream of frames, from the first byte after the handshake on.
 
     Args:
-        max_size: bytes of a frame's payload; a larger one is left to the library to refuse.
-        text_is_utf8: whether text that is none is the library's to refuse; without, it is turned
-            into binary.
+        max_size: bytes of a frame's payload; the library refuses a larger one.
+        text_is_utf8: whether the library refuses text that is not UTF-8; if False, text becomes
+            binary.
     """
 
     def __init__(self, max_size: int, *, text_is_utf8: bool = True) -> None:
         self._max_size = max_size
         self._text_is_utf8 = text_is_utf8
         self._parts: list[bytes] = []
-        """What has been read and not been split: the beginning of a frame that is not whole.
+        """The beginning of an incomplete frame, in parts.
 
-        It is put together once, when the frame is whole: at each read, that would cost the square
-        of a large frame's size.
+        They are joined once, when the frame is complete. Joining them at each read would take time
+        quadratic in the size of a large frame.
         """
         self._held = 0
         """Bytes in `_parts`."""
         self._needed = 0
-        """How many of them the frame needs before it is worth looking."""
+        """How many bytes the frame needs before it is checked again."""
         self._all_to_library = False
         self._untouched = False
-        """A frame was too large: the rest is the library's, as it comes."""
+        """Whether a frame was too large: all further bytes go to the library."""
 
     def put_back(self, data: bytes | bytearray) -> None:
-        """Keep *data*, which was read already, for the next `split`."""
+        """Store *data*, which has already been read, for the next `split`."""
         if data:
             self._parts.append(bytes(data))
             self._held += len(data)
 
     def split(self, data: bytes | bytearray) -> tuple[list[bytes], bytes]:
-        """Take what was read.
+        """Process received bytes.
 
         Returns:
-            The messages that are whole by now, and the frames for the library, if there are any:
-            messages that come behind these wait for the next call, which may have no data.
+            The complete messages, and the frames for the library, if any. Messages after those
+            frames wait for the next call, which may have no data.
         """
         self.put_back(data)
         if self._untouched:
@@ -103,7 +102,7 @@ class FrameSplitter:
                 and not self._all_to_library
             ):
                 if others:
-                    break  # it came behind a control frame, and waits for its turn
+                    break  # it arrived after a control frame, and waits for its turn
                 message = buffer[body:stop]
                 if first == _WHOLE_BINARY or message.isascii() or self._is_text(message):
                     messages.append(message)

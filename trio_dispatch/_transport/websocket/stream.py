@@ -23,10 +23,10 @@ KEEP_ALIVE: Final = (
         if hasattr(socket, name)  # not every system has them
     ),
 )
-"""Socket options by which the kernel notices a peer that is gone within a minute."""
+"""Socket options with which the kernel detects a lost peer within a minute."""
 
 PIECE: Final = 64 * 1024
-"""The most bytes written at once; a write that moves on piece by piece is slow, not stuck."""
+"""The most bytes written at once; a write that progresses in pieces is slow, not stuck."""
 
 
 async def dial(
@@ -35,12 +35,12 @@ async def dial(
     """Open a TCP connection with keepalive to *address*, with TLS if its scheme asks for it.
 
     Args:
-        address: where to.
+        address: the address to connect to.
         ssl_context: for TLS.
-        proxy: what leads there.
+        proxy: the proxy to use, if any.
 
     Raises:
-        OSError: there is no connection.
+        OSError: no connection could be made.
         trio.BrokenResourceError: the TLS handshake failed.
     """
     if proxy is None:
@@ -66,33 +66,33 @@ async def dial(
 
 
 def _keep_alive(stream: trio.SocketStream) -> None:
-    """Let the kernel notice a peer that is gone, also while nothing is sent."""
+    """Let the kernel detect a lost peer, even while nothing is sent."""
     for level, option, value in KEEP_ALIVE:
         with contextlib.suppress(OSError):
             stream.setsockopt(level, option, value)
 
 
 class EagerStream(trio.abc.Stream):
-    """A TCP connection that writes at once where it can, and reads when there is something to read.
+    """A TCP connection that writes at once if it can, and waits before it reads.
 
-    trio's own stream gives other tasks a turn at each write, and tries to read before it waits.
-    Both cost a request that is alone on its connection as much as its answer's decoding does
-    (measured: 92 µs of CPU for a round trip, 62 with this). It is for one task that writes and one
-    that reads; both give others a turn by themselves.
+    trio's own stream lets other tasks run at each write, and tries to read before it waits. For a
+    request that is alone on its connection, both cost as much as decoding its answer (measured:
+    92 µs of CPU for a round trip, 62 with this class). It is for one task that writes and one task
+    that reads, and both must let other tasks run by themselves.
     """
 
     def __init__(self, stream: trio.SocketStream) -> None:
         self._stream = stream
-        # The same socket, without trio's turns. Only its owner, the stream, closes it.
+        # The same socket, without trio's checkpoints. Only its owner, the stream, closes it.
         self._socket = socket.socket(fileno=stream.socket.fileno())
         self._socket.setblocking(False)
         self._closed = False
 
     def send_nowait(self, data: bytes | memoryview) -> int:
-        """Write as much as goes without waiting. Returns how many bytes that were.
+        """Write as much as possible without waiting. Returns the number of bytes.
 
         Raises:
-            trio.BrokenResourceError, trio.ClosedResourceError: as `send_all`.
+            trio.BrokenResourceError, trio.ClosedResourceError: the same as `send_all`.
         """
         self._check_open()
         try:
@@ -103,7 +103,7 @@ class EagerStream(trio.abc.Stream):
             raise trio.BrokenResourceError(f"the connection broke: {exc}") from exc
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
-        """Write *data*. Can be cancelled where it has to wait, and before it begins."""
+        """Write *data*. It can be cancelled before it begins, and whenever it has to wait."""
         await trio.lowlevel.checkpoint_if_cancelled()
         view = memoryview(data)
         while view:
@@ -112,12 +112,12 @@ class EagerStream(trio.abc.Stream):
                 await trio.lowlevel.wait_writable(self._socket)
 
     async def wait_send_all_might_not_block(self) -> None:
-        """Wait until something can be written."""
+        """Wait until the socket is writable."""
         self._check_open()
         await trio.lowlevel.wait_writable(self._socket)
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
-        """Wait until there is something, and read it; empty at the end. A checkpoint."""
+        """Wait for data and return it; empty bytes at the end. This is a checkpoint."""
         while True:
             self._check_open()
             await trio.lowlevel.wait_readable(self._socket)
@@ -129,7 +129,7 @@ class EagerStream(trio.abc.Stream):
                 raise trio.BrokenResourceError(f"the connection broke: {exc}") from exc
 
     async def aclose(self) -> None:
-        """Close the socket; whoever waits for it gets `trio.ClosedResourceError`."""
+        """Close the socket; waiting tasks get `trio.ClosedResourceError`."""
         if not self._closed:
             self._closed = True
             self._socket.detach()
@@ -141,15 +141,15 @@ class EagerStream(trio.abc.Stream):
 
 
 class WireStream(trio.abc.Stream):
-    """A stream that writes in pieces, can hold writes back, and knows when one is stuck.
+    """A stream that writes in pieces, can hold writes back, and detects a stuck write.
 
-    Three things that the WebSocket library above cannot do for us:
+    It does three things that the WebSocket library does not do:
 
-    - *Cork*: writes are held back until `uncork`, and the next write takes all of them along, so
-      that many messages cost one system call (measured: 10,100 requests/s against 7,200).
-    - *Pieces*: a write of many megabytes that advances can be told from one that is stuck.
-    - *The end in the handshake*: an EOF raises, and any failure sets `broken`, as trio-websocket
-      would otherwise wait for ever.
+    - *Cork*: it holds writes back until `uncork`, and the next write includes all of them, so that
+      many messages need one system call (measured: 10,100 requests/s compared with 7,200).
+    - *Pieces*: it can distinguish a large write that progresses from one that is stuck.
+    - *The end during the handshake*: an EOF raises, and any failure sets `broken`, because
+      trio-websocket would otherwise wait forever.
     """
 
     def __init__(self, stream: trio.abc.Stream) -> None:
@@ -163,15 +163,15 @@ class WireStream(trio.abc.Stream):
 
     @property
     def stuck_since(self) -> float | None:
-        """Since when the write under way makes no progress; None when nothing is being written."""
+        """Since when the present write makes no progress; None if nothing is being written."""
         return self._writing_since
 
     def cork(self) -> None:
-        """Hold back what is written from now on."""
+        """Hold back all writes from now on."""
         self._held = bytearray()
 
     def uncork(self) -> None:
-        """Let the next write go, behind what was held back."""
+        """Let the next write go, after everything that was held back."""
         held, self._held = self._held, None
         self._behind = bytes(held or b"")
 
@@ -198,10 +198,10 @@ class WireStream(trio.abc.Stream):
             self._writing_since = None
 
     def send_nowait(self, data: bytes) -> int:
-        """Write as much of *data* as goes at once: nothing, where the stream cannot say.
+        """Write as much of *data* as possible without waiting; nothing if that is not supported.
 
         Returns:
-            How many bytes were written. An error waits for the next write to be told.
+            How many bytes were written. If there was an error, the next write raises it.
         """
         send = getattr(self._stream, "send_nowait", None)
         if send is None or self._held is not None or self._behind:
@@ -214,11 +214,11 @@ class WireStream(trio.abc.Stream):
             return 0
 
     async def wait_send_all_might_not_block(self) -> None:
-        """As the stream below."""
+        """Do the same as the stream below."""
         await self._stream.wait_send_all_might_not_block()
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
-        """Read what is there. An end during the handshake raises `trio.BrokenResourceError`."""
+        """Read available bytes. An end during the handshake raises `trio.BrokenResourceError`."""
         try:
             data = await self._stream.receive_some(max_bytes)
         except (trio.BrokenResourceError, trio.ClosedResourceError):

@@ -1,4 +1,4 @@
-"""WebSockets by trio-websocket."""
+"""The WebSocket transport on trio-websocket."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from trio_dispatch._wire.url import Address
 _log = logging.getLogger("trio_dispatch.transport")
 
 QUEUED_MESSAGES: Final = 256
-"""Messages that the library's reader may be ahead of ours."""
+"""How many messages the library's reader may be ahead of ours."""
 
 READ_SIZE: Final = 64 * 1024
 
@@ -38,7 +38,7 @@ async def upgrade(
     *,
     text_is_utf8: bool,
 ) -> TrioWebSocketTransport:
-    """Do the handshake on *stream*; the library's tasks stay in *nursery*."""
+    """Do the handshake on *stream*; the library's tasks run in *nursery*."""
     host_header, others = split_host(address, tuple(headers))
     inbox = Inbox()
     splitting = SplittingStream(
@@ -48,8 +48,8 @@ async def upgrade(
     async def host(
         task_status: trio.TaskStatus[trio_websocket.WebSocketConnection],
     ) -> None:
-        # A nursery around the library's reader task, so that what it raises ends here: a refusal
-        # before `started`, and after that a dropped connection, which `get_message` tells as well.
+        # A nursery around the library's reader task catches its errors: a refusal before `started`,
+        # and after that a dropped connection, which `get_message` also reports.
         started = False
         try:
             async with trio.open_nursery() as inner:
@@ -85,7 +85,7 @@ async def upgrade(
 
 
 class Inbox:
-    """Messages that came, from the splitter or from the library, for one reader."""
+    """Messages that arrived, from the splitter or from the library, for one reader."""
 
     def __init__(self) -> None:
         self._messages: list[bytes | str] = []
@@ -104,7 +104,7 @@ class Inbox:
             await self._changed.park()
 
     async def take(self) -> list[bytes | str]:
-        """Wait until there is something, and take all of it; nothing, at the end."""
+        """Wait for messages and take all of them; none at the end."""
         await trio.lowlevel.checkpoint_if_cancelled()
         while not self._messages and not self._ended:
             await self._changed.park()
@@ -113,7 +113,7 @@ class Inbox:
         return messages
 
     async def fetch_from(self, ws: trio_websocket.WebSocketConnection) -> None:
-        """Fetch the messages that the library has put together, until the connection ends."""
+        """Fetch the messages that the library has assembled, until the connection ends."""
         try:
             while True:
                 self.put((await ws.get_message(),))
@@ -123,9 +123,9 @@ class Inbox:
 
 
 class SplittingStream(trio.abc.Stream):
-    """What the library reads: all but the messages that are whole in one frame.
+    """The stream that the library reads: everything except messages that are whole in one frame.
 
-    Those go to *inbox*, and nothing is read before they have been taken.
+    Those messages go to *inbox*, and nothing more is read until they have been taken.
     """
 
     def __init__(self, stream: WireStream, inbox: Inbox, splitter: FrameSplitter) -> None:
@@ -151,7 +151,7 @@ class SplittingStream(trio.abc.Stream):
             self._splitter.put_back(data)
 
     async def raise_when_broken(self) -> None:
-        """Wait until the connection fails during the handshake, and raise."""
+        """Wait until the connection fails during the handshake, and raise the error."""
         await self._stream.broken.wait()
         raise (self._head or ResponseHead()).broken()
 
@@ -162,7 +162,7 @@ class SplittingStream(trio.abc.Stream):
         if not head.accepts:
             raise await head.read_refusal(self._stream)
         self._head = None
-        # A server may send frames right behind its response; they wait in the splitter.
+        # A server may send frames directly after its response; they wait in the splitter.
         self._splitter.put_back(data[end:])
         return data[:end]
 
@@ -196,12 +196,12 @@ class TrioWebSocketTransport:
 
     @property
     def pending(self) -> bool:
-        """The library's own task answers control frames."""
+        """Always False: the library's own task answers control frames."""
         return False
 
     @property
     def can_send_now(self) -> bool:
-        """The library writes in its own time."""
+        """Always False: the library does not write at once."""
         return False
 
     def send_now(self, messages: Sequence[Message]) -> None:
@@ -209,11 +209,11 @@ class TrioWebSocketTransport:
         raise NotImplementedError
 
     async def flush(self) -> None:
-        """Nothing is pending."""
+        """Do nothing: nothing is ever pending."""
         await trio.lowlevel.checkpoint()
 
     async def send(self, messages: Sequence[Message]) -> None:
-        """Write *messages* at once: all but the last are held back and go along with it."""
+        """Write *messages* together: all except the last are held back and sent with it."""
         *most, last = messages
         try:
             if most:
@@ -247,7 +247,7 @@ class TrioWebSocketTransport:
             await self.abort()
 
     async def abort(self) -> None:
-        """Close the socket. The library leaves it open after a close by the peer."""
+        """Close the socket, which the library leaves open after a close by the peer."""
         with contextlib.suppress(trio.BrokenResourceError):
             await close_now(self._stream)
 

@@ -1,12 +1,12 @@
-"""WebSockets by the sans-I/O core of websockets.
+"""The WebSocket transport on the sans-I/O core of websockets.
 
-One read gives all frames that have arrived, one write takes all that wait: that is what makes this
-the fast one. The library never touches the stream; it says what to write, and the rules for that
-are these:
+It is the fast transport, because one read returns all frames that have arrived and one write sends
+all that wait. The library never touches the stream; it only returns what to write. The rules for
+writing are:
 
-- Only the writer writes. Pongs are left for it (`pending`), and `flush` writes them.
-- The one exception is the answer to a peer's close frame, as nobody writes after that: the reader
-  sends it, unless a write is under way, and for half a second at most.
+- Only the writer writes. Pongs wait for it (`pending`), and `flush` writes them.
+- The only exception is the answer to a peer's close frame, because nobody writes after that: the
+  reader sends it, unless a write is under way, and waits for at most half a second.
 """
 
 from __future__ import annotations
@@ -36,15 +36,15 @@ from trio_dispatch._wire.url import Address
 READ_SIZE: Final = 64 * 1024
 
 MAX_PENDING: Final = 64 * 1024
-"""Bytes of pongs that may wait to be written; a peer that sends more pings is not read."""
+"""The most bytes of pongs that wait to be written; beyond that, the peer is not read."""
 
 CLOSE_REPLY_TIME: Final = 0.5
-"""Seconds for the answer to a peer's close frame."""
+"""The most seconds for sending the answer to a peer's close frame."""
 
 _DATA: Final = frozenset({Opcode.TEXT, Opcode.BINARY, Opcode.CONT})
 
-# The library writes headers and frames to its log, the token with them. This logger is in no
-# registry, so that nobody's configuration turns that on; what is worse still comes through.
+# The library logs headers and frames, including the token. This logger is not in the registry of
+# loggers, so no configuration can turn that on. Warnings and errors are still logged.
 _logger: Final = logging.Logger(  # noqa: LOG001
     "trio_dispatch.transport.websockets", level=logging.WARNING
 )
@@ -95,17 +95,17 @@ class WebsocketsTransport:
         self._splitter = splitter
         self._protocol = protocol
         self._received: list[bytes | str] = []
-        """Messages that came, and were not fetched yet."""
+        """Messages that arrived and were not fetched yet."""
         self._partial = bytearray()
-        """What has come of a message in fragments."""
+        """The fragments of an incomplete message."""
         self._is_text = False
-        """Whether the message that is coming is text."""
+        """Whether the incomplete message is text."""
         self._to_write: list[bytes] = []
         self._writing = False
         self._closing = False
         self._drained = trio.Event()
         self._ending: str | None = None
-        """How the connection ended, once it has."""
+        """How the connection ended, once it has ended."""
         self._over = trio.Event()
         self._pong = trio.Event()
 
@@ -129,7 +129,7 @@ class WebsocketsTransport:
                 end = head.find_end(data)
                 if end >= 0 and not head.accepts:
                     raise await head.read_refusal(self._stream)
-                # The library gets the response, and no byte more.
+                # The library gets the response, and nothing after it.
                 self._protocol.receive_data(data[:end] if end >= 0 else data)
             self._protocol.events_received()
         except (trio.BrokenResourceError, trio.ClosedResourceError) as exc:
@@ -139,11 +139,11 @@ class WebsocketsTransport:
             cause = failure.__cause__ or failure
             raise TransportClosed(f"the WebSocket handshake failed: {cause}") from failure
         self._stream.upgraded = True
-        # A server may send frames right behind its response.
+        # A server may send frames directly after its response.
         self._feed(data[end:])
 
     async def send(self, messages: Sequence[Message]) -> None:
-        """Write *messages*, and what is pending before them, at once."""
+        """Write pending bytes and *messages*, in one write."""
         if self._protocol.state is not State.OPEN:
             raise TransportClosed(self._how_it_ended())
         self._put(messages)
@@ -151,11 +151,11 @@ class WebsocketsTransport:
 
     @property
     def can_send_now(self) -> bool:
-        """Whether the connection is open, and nothing waits to be written."""
+        """Whether the connection is open and nothing waits to be written."""
         return not self._to_write and not self._writing and self._protocol.state is State.OPEN
 
     def send_now(self, messages: Sequence[Message]) -> None:
-        """Write *messages*, or what goes of them, on the spot."""
+        """Write as much of *messages* as possible, without waiting."""
         self._put(messages)
         data = b"".join(self._to_write)
         rest = data[self._stream.send_nowait(data) :]
@@ -166,14 +166,14 @@ class WebsocketsTransport:
         self._to_write.append(join_messages(messages))
 
     async def flush(self) -> None:
-        """Write what is pending."""
+        """Write the pending bytes."""
         try:
             await self._write()
         except (trio.BrokenResourceError, trio.ClosedResourceError) as exc:
             raise TransportClosed(self._how_it_ended()) from exc
 
     async def receive(self) -> Sequence[bytes | str]:
-        """Read once, and return the messages in it: none, if there were only parts or pings."""
+        """Read once, and return the messages; none if there were only fragments or pings."""
         if self._received:
             messages, self._received = self._received, []
             return messages
@@ -223,13 +223,13 @@ class WebsocketsTransport:
         """Close the socket."""
         await close_now(self._stream)
 
-    # What was read.
+    # Reading.
 
     def _feed(self, data: bytes | bytearray) -> None:
         while self._ending is None:
             messages, others = self._splitter.split(data)
             if not self._closing:
-                # What comes after our close frame may be garbage (protocol, "WebSocket").
+                # Bytes after our close frame may be garbage (protocol, "WebSocket").
                 self._received += messages
             if not others:
                 return
@@ -238,7 +238,7 @@ class WebsocketsTransport:
             data = b""
 
     def _see_what_the_library_says(self) -> None:
-        """Put fragments together, and see how it ends."""
+        """Join fragments into messages, and note how the connection ends."""
         self._collect()
         for frame in self._protocol.events_received():
             if not isinstance(frame, Frame) or self._ending is not None:
@@ -255,7 +255,7 @@ class WebsocketsTransport:
                     whole = bytes(self._partial)
                     self._partial.clear()
                     self._on_fragmented(whole)
-        # The core raises nothing: it stops reading, and says why if one asks.
+        # The core does not raise: it stops reading, and reports the reason on request.
         if self._protocol.parser_exc is not None or self._protocol.state is State.CLOSED:
             self._end(self._how_it_ended())
 
@@ -272,10 +272,10 @@ class WebsocketsTransport:
                 return
         self._received.append(data)
 
-    # What is written.
+    # Writing.
 
     def _collect(self) -> None:
-        # An empty entry asks for the end of the stream, which `abort` brings about.
+        # An empty entry asks for the end of the stream, which `abort` does.
         self._to_write += filter(None, self._protocol.data_to_send())
 
     async def _write(self) -> None:
