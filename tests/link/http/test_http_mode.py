@@ -463,5 +463,5 @@ async def test_a_run_that_loses_its_request_says_so(autojump_clock: object) -> N
             await trio.sleep(1)
             proxy.drop()
         proxy.refuse()
-        with pytest.raises(ConnectFailed, match="by HTTP"):
+        with pytest.raises(ConnectFailed, match="over HTTP"):
             await client.run_workflow("nap", cancel_with_scope=True)
