@@ -246,10 +246,11 @@ class FrameSession:
 
     def data_to_send(self) -> list[Message]:
         """Take the messages to write now, in order."""
-        data = [*self._urgent, *self._pongs, *self._requests]
-        self._urgent, self._requests, self._request_bytes = [], [], 0
-        self._pongs.clear()
-        self._pong_bytes = 0
+        data, self._requests, self._request_bytes = self._requests, [], 0
+        if self._urgent or self._pongs:
+            data = [*self._urgent, *self._pongs, *data]
+            self._urgent, self._pong_bytes = [], 0
+            self._pongs.clear()
         return data
 
     def receive(self, payload: bytes | str) -> list[Outcome]:

@@ -74,12 +74,15 @@ class FrameSplitter:
             The complete messages, and the frames for the library, if any. Messages after those
             frames wait for the next call, which may have no data.
         """
-        self.put_back(data)
+        if self._parts:
+            self.put_back(data)
+            if self._held < self._needed and not self._untouched:
+                return [], b""
+            buffer = self._take_all()
+        else:
+            buffer = bytes(data)
         if self._untouched:
-            return [], self._take_all()
-        if self._held < self._needed:
-            return [], b""
-        buffer = self._take_all()
+            return [], buffer
         messages: list[bytes] = []
         others: list[bytes] = []
         at, end = 0, len(buffer)
@@ -110,7 +113,8 @@ class FrameSplitter:
                     continue
             others.append(self._for_library(buffer[at:stop]))
             at = stop
-        self.put_back(buffer[at:])
+        if at < end:
+            self.put_back(buffer[at:])
         return messages, b"".join(others)
 
     def _take_all(self) -> bytes:
