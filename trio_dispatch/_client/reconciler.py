@@ -64,7 +64,7 @@ class FeedLink(Protocol):
 
 
 class ChannelOwner(Protocol):
-    """Whom a channel belongs to, and reports to."""
+    """The owner of a channel, to which the channel reports."""
 
     @property
     def link(self) -> FeedLink:
@@ -82,7 +82,7 @@ class ChannelOwner(Protocol):
 
 
 class InFlight(Enum):
-    """What becomes of the last request."""
+    """The progress of the last request."""
 
     NOTHING = "nothing"
     QUEUED = "queued"
@@ -121,7 +121,7 @@ NEXT_STEP: Final = {
 
 
 class Reconciler:
-    """Makes the server do what is wanted of one channel.
+    """Subscribes to one channel, or unsubscribes from it, as wanted.
 
     Args:
         name: the channel.
@@ -142,7 +142,7 @@ class Reconciler:
 
     @property
     def in_flight(self) -> InFlight:
-        """What becomes of the last request."""
+        """The progress of the last request."""
         if self._request is None:
             return InFlight.NOTHING
         return InFlight.WRITTEN if self._request.maybe_delivered else InFlight.QUEUED

@@ -1,4 +1,4 @@
-"""What is known of one run that this client has started.
+"""What the client knows about one run that it has started.
 
     ============ ======================================== =====================================
     stage        what is known                            what follows

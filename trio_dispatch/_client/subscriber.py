@@ -41,7 +41,7 @@ class Sink(Protocol):
         """Mark that events of *server* are no longer missing."""
 
     def end(self, error: Exception | None = None) -> None:
-        """Nothing more will come."""
+        """End the stream: no more events will arrive."""
 
 
 class CallbackSink:
@@ -86,7 +86,7 @@ class _Share:
 
 
 class Subscriber:
-    """Somebody who wants the events of some channels.
+    """A receiver of the events of some channels.
 
     Args:
         channels: what it wants, as users name it.
@@ -159,7 +159,7 @@ class Subscriber:
         self._look()
 
     def fail(self, error: Exception) -> None:
-        """Nothing more will come."""
+        """End the stream: no more events will arrive."""
         if self.error is None:
             self.error = error
             self.settled.set()

@@ -22,7 +22,7 @@ from trio_dispatch._wire.errors import RequestTimeout
 
 
 class Lane(IntEnum):
-    """Which of the waiting frames go first: `RequestQueue.peek` goes by this order."""
+    """The order in which waiting frames are written; see `RequestQueue.peek`."""
 
     RESTORE = 0
     """Subscriptions. The supervisor makes new ones for every connection."""
@@ -32,15 +32,15 @@ class Lane(IntEnum):
 
 
 class Request:
-    """A frame to send, and its answer when there is one.
+    """A frame to send, and later its answer.
 
     Args:
-        frame: what to send.
-        text: its encoding, where that is known already: a request is encoded once.
-        safe: whether it may be sent once more if the connection drops under it.
-        answered: whether an answer is expected; without, it is done when it is written.
-        lane: which frames it goes before.
-        on_done: called instead of waking a task, when the request is done.
+        frame: the frame to send.
+        text: its encoding, if it is already known, so that a request is encoded only once.
+        safe: whether it may be sent once more if the connection is lost.
+        answered: whether an answer is expected; if not, it is done when it is written.
+        lane: its place in the order of writing.
+        on_done: called when the request is done, instead of waking a task.
     """
 
     __slots__ = (

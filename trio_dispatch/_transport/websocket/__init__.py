@@ -78,24 +78,24 @@ async def open_transport(
 ) -> Transport:
     """Connect to *address* and upgrade to a WebSocket.
 
-    Its background task, if it needs one, lives in *nursery* until the nursery is cancelled, and
-    never raises there. Cancelled, it leaves no socket behind.
+    If it needs a background task, the task runs in *nursery* until the nursery is cancelled, and
+    never raises there. If this call is cancelled, no socket remains open.
 
     Args:
-        nursery: where its tasks live.
-        address: where to connect.
-        headers: for the upgrade, besides those that it needs.
+        nursery: runs its tasks.
+        address: the address to connect to.
+        headers: extra headers for the upgrade.
         max_message_size: bytes; a larger message ends the connection.
-        library: which one does it.
-        text_is_utf8: without, text messages may hold any bytes, and come as bytes.
-        subprotocols: to offer, the best one first.
+        library: the library to use.
+        text_is_utf8: if False, text messages may contain any bytes, and are returned as bytes.
+        subprotocols: the subprotocols to offer, the preferred one first.
         ssl_context: for ``wss://``.
-        connector: instead of dialling TCP.
-        proxy: what leads to *address*.
+        connector: opens the stream instead of TCP.
+        proxy: the proxy to *address*, if any.
 
     Raises:
-        OSError: no connection, or TLS failed.
-        UpgradeRefused: the server answered something else than 101.
+        OSError: the connection or TLS failed.
+        UpgradeRefused: the server did not answer with 101.
         TransportClosed: the connection ended, or broke the protocol, during the upgrade.
     """
     stream = await (connector(address) if connector else dial(address, ssl_context, proxy))
