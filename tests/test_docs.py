@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import contextlib
 import importlib.util
 import inspect
@@ -45,7 +46,8 @@ async def test_the_fragments_of_a_page_run_and_print_what_it_says(
         for name in ("open_client", "connect_client", "open_link", "run_link"):
             monkeypatch.setattr(trio_dispatch, name, _with_url(getattr(trio_dispatch, name), url))
         monkeypatch.setattr(FaultyProxy, "listen", _with_url(FaultyProxy.listen, url))
-        names: dict[str, object] = {}
+        # Since Python 3.15 a class in a fragment needs the builtins to be among its names.
+        names: dict[str, object] = {"__builtins__": builtins}
         for snippet in snippets(page):
             if not snippet.is_program:
                 names |= {"client": client, "trio": trio, "trio_dispatch": trio_dispatch}

@@ -6,7 +6,7 @@ import pytest
 from orders import OrderService, Warehouse, register
 
 from trio_dispatch import Client
-from trio_dispatch.server import Server
+from trio_dispatch.server import Identity, Quirks, Server
 
 
 @pytest.fixture
@@ -15,9 +15,13 @@ def warehouse() -> Warehouse:
 
 
 @pytest.fixture
-def dispatch_server(dispatch_server: Server, warehouse: Warehouse) -> Server:
-    register(dispatch_server, warehouse)
-    return dispatch_server
+def dispatch_server(warehouse: Warehouse) -> Server:
+    identity = Identity(subject="test", app_id="test-app", org_id="test-org", scopes={"*"})
+    # The service's own workers keep to max_retries and timeout as they are registered.
+    quirks = Quirks(definitions_ignored=False)
+    server = Server({"test-token": identity}, quirks=quirks, seed=0)
+    register(server, warehouse)
+    return server
 
 
 @pytest.fixture
