@@ -65,7 +65,10 @@ class EnqueueRequest:
         queue: str | None = None,
         priority: int = 0,
     ) -> None:
-        self.__attrs_init__(name, payload, queue=queue, priority=priority)
+        # attrs makes `__attrs_init__`, which pyright does not know.
+        self.__attrs_init__(  # pyright: ignore[reportUnknownMemberType, reportAttributeAccessIssue]
+            name, payload, queue=queue, priority=priority
+        )
 
 
 class EnqueueManyFailed(ExceptionGroup[Exception], DispatchError):

@@ -135,13 +135,13 @@ class Owner(Protocol):
     def on_settled(self, request: Request, answer: Any, error: Exception | None) -> None:
         """A request is done."""
 
-    def on_push(self, frame: Any) -> None:
+    def on_push(self, frame: Any, /) -> None:
         """An event came."""
 
     def on_channel_lost(self, channel: str) -> None:
         """A channel's events come no more, although the connection stays. Only HTTP does that."""
 
-    def on_stray(self, frame: Any) -> None:
+    def on_stray(self, frame: Any, /) -> None:
         """A frame came that nobody waits for."""
 
 
@@ -202,10 +202,10 @@ class Observer(Protocol):
     def on_channel_lost(self, channel: str) -> None:
         """A channel's events come no more, although the connection stays."""
 
-    def on_push(self, frame: Any) -> None:
+    def on_push(self, frame: Any, /) -> None:
         """An event came."""
 
-    def on_stray(self, frame: Any) -> None:
+    def on_stray(self, frame: Any, /) -> None:
         """A frame came that nobody waits for."""
 
     def on_end(self, error: DispatchError | None) -> None:

@@ -88,7 +88,7 @@ class StreamTransport(httpx.AsyncBaseTransport):
             response.status,
             headers=response.headers,
             stream=_Body(response),
-            extensions=response.extensions,
+            extensions=response.extensions,  # pyright: ignore[reportUnknownMemberType, reportUnknownArgumentType]
         )
 
     async def aclose(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import socket
 
 import trio
@@ -22,7 +23,7 @@ def check_can_connect(proxy: Proxy) -> None:
         ValueError: it is reached by TLS, which python-socks does not support.
     """
     try:
-        import python_socks.async_.trio  # noqa: F401
+        importlib.import_module("python_socks.async_.trio")
     except ModuleNotFoundError as exc:
         raise ModuleNotFoundError(
             f"{proxy.shown} needs {exc.name}: pip install 'trio-dispatch[proxy]', or pass "

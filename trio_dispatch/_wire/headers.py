@@ -39,7 +39,7 @@ def read_headers(headers: Mapping[str, str] | Sequence[tuple[str, str]]) -> Head
         ValueError: a name or value is not valid in a header, a header that may occur once occurs
             twice, or a header belongs to the connection itself.
     """
-    given: object = headers
+    given = cast("object", headers)
     if isinstance(given, (str, bytes)) or not isinstance(given, Iterable):
         raise TypeError("headers is a mapping or a list of pairs (name, value)")
     pairs: Iterable[object] = headers.items() if isinstance(headers, Mapping) else headers
@@ -54,9 +54,10 @@ def read_headers(headers: Mapping[str, str] | Sequence[tuple[str, str]]) -> Head
 def _read_header(pair: object) -> tuple[str, str]:
     if isinstance(pair, (str, bytes)) or not isinstance(pair, Sequence):
         raise TypeError("headers is a mapping or a list of pairs (name, value)")
-    if len(pair) != 2:
+    parts = cast("Sequence[object]", pair)
+    if len(parts) != 2:
         raise ValueError("headers is a mapping or a list of pairs (name, value)")
-    name, value = cast("Sequence[object]", pair)
+    name, value = parts
     if not isinstance(name, str) or not isinstance(value, str):
         kinds = f"{type(name).__name__} and {type(value).__name__}"
         raise TypeError(f"the name and the value of an HTTP header are strings, not {kinds}")

@@ -337,6 +337,8 @@ class HttpConnection:
                     answer = _DONE  # nobody wants it any more
                     break
                 stream = self._channels[channel] = self._new_stream(channel)
+            else:  # pragma: no cover - the last attempt ends the loop by itself
+                return
             self._settle(request, answer)
         finally:
             if not stream.confirmed:
