@@ -22,6 +22,8 @@ from tests.client.support import make_server, memory_client, through
 from tests.shares import EVERYTHING, FIRST
 from trio_dispatch import Client
 from trio_dispatch._client.opening import running
+from trio_dispatch._transport.block import open_background
+from trio_dispatch._transport.websocket.trio_websocket_transport import _Guarding
 from trio_dispatch.server import Server
 from trio_dispatch.testing import FaultyProxy
 
@@ -166,3 +168,25 @@ def test_an_interrupt_at_any_turn_comes_out_alone_and_soon(
             break
         turns += 1
     assert turns > 300 / STRIDE
+
+
+@pytest.mark.wires("trio-websocket-json")
+@pytest.mark.parametrize("interrupt", [KeyboardInterrupt, SystemExit])
+async def test_an_interrupt_in_the_librarys_reader_is_not_replaced_while_it_is_cancelled(
+    interrupt: type[BaseException],
+) -> None:
+    send, receive = trio.open_memory_channel[None](0)
+
+    async def read() -> None:
+        async with send:  # which is closed with a checkpoint
+            try:
+                await trio.sleep_forever()
+            finally:
+                raise interrupt
+
+    with pytest.raises(interrupt):
+        async with open_background() as nursery:
+            _Guarding(nursery).start_soon(read)
+            await trio.testing.wait_all_tasks_blocked()
+            nursery.cancel_scope.cancel()
+    receive.close()

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
 import trio
 import trio_websocket
 
+from trio_dispatch._transport.block import interrupt_in
 from trio_dispatch._transport.closing import close_now
 from trio_dispatch._transport.groups import leaves
 from trio_dispatch._transport.websocket.base import TransportClosed, UpgradeRefused
@@ -56,7 +57,7 @@ async def upgrade(
                 async with trio.open_nursery() as handshake:
                     handshake.start_soon(splitting.raise_when_broken)
                     connection = await trio_websocket.wrap_client_stream(
-                        inner,
+                        _Guarding(inner),  # type: ignore[arg-type]  # it starts one task
                         splitting,  # type: ignore[arg-type]  # any Stream will do, says its docstring
                         host_header,
                         address.resource,
@@ -82,6 +83,33 @@ async def upgrade(
             raise TransportClosed(f"the WebSocket handshake failed: {cause}") from cause
 
     return TrioWebSocketTransport(stream, inbox, await nursery.start(host))
+
+
+class _Guarding:
+    """A nursery for the library's reader task, which lets no interrupt vanish.
+
+    When that task ends it closes a channel, which is a checkpoint: in a scope that is cancelled
+    already, `trio.Cancelled` replaces a KeyboardInterrupt or SystemExit on its way out.
+    """
+
+    def __init__(self, nursery: trio.Nursery) -> None:
+        self._nursery = nursery
+
+    def start_soon(self, function: Callable[[], Awaitable[None]]) -> None:
+        """Run the task."""
+        self._nursery.start_soon(self._run, function)
+
+    async def _run(self, function: Callable[[], Awaitable[None]]) -> None:
+        try:
+            await function()
+        except trio.Cancelled as exc:
+            replaced: BaseException | None = exc.__context__
+            while replaced is not None:
+                interrupt = interrupt_in(replaced)
+                if interrupt is not None:
+                    raise interrupt from None
+                replaced = replaced.__context__
+            raise
 
 
 class Inbox:
