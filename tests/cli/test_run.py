@@ -32,6 +32,9 @@ ESCAPES = re.compile(r"\x1b\[[0-9;?]*[a-zA-Z]")
 
 def run(*arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "trio_dispatch.cli", "run", *arguments]
+    # Unbuffered, a program writes the end of a line apart, and an event may come between.
+    kept = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    options.setdefault("env", kept)
     return subprocess.run(
         command, capture_output=True, text=True, timeout=60, check=False, **options
     )
