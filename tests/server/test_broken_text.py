@@ -73,17 +73,22 @@ async def test_a_payload_that_is_nested_too_deeply_fails_its_job_and_nothing_els
     autojump_clock: MockClock,
 ) -> None:
     server = Server(TOKENS)
+    given: list[Any] = []
 
     @server.job("note")
     async def note(value: Any) -> None:
-        raise AssertionError("not called")
+        given.append(value)
 
     async with server.run():
         peer = await connect(server)
         deep = b"[" * 9990 + b"]" * 9990
         await call(peer, b"job.enqueue", b'{"name":"note","payload":%b}' % deep)
         await trio.sleep(1000)
-        assert server.jobs()[0].state == "failed"
-        assert server.jobs()[0].payload == deep
+        (job,) = server.jobs()
+        if given:  # from Python 3.14 on there is room for that many levels
+            assert job.state == "completed"
+        else:
+            assert job.state == "failed"
+            assert job.payload == deep
         await call(peer, b"workflow.event", b'{"name":"e","payload":%b}' % deep)
         await peer.call("stats")
