@@ -70,7 +70,7 @@ class Client(ConnectedResource):
             servers=settings.servers_heard,
         )
         events = hear(settings.link, self._subscriptions.feeds)
-        self._observer = ClientObserver(events, self._run_background, self._on_end)
+        self._observer = ClientObserver(events, self._run_background, lambda: self._calls.on_end())  # noqa: PLW0108
         self._link = Supervisor(settings.link, self._observer)
         events.send_over(self._link)
         self._calls = Calls(self._link, self._subscriptions)
@@ -381,8 +381,7 @@ class Client(ConnectedResource):
         """
         self._needs_websocket("send()", "request()")
         if frame.method == Method.WORKFLOW_START:
-            raise ValueError("a frame that starts a workflow blocks its connection for the run; "
-                             "use start_workflow()")  # fmt: skip
+            raise ValueError("a run blocks its connection: use start_workflow()")
         await self._calls.send(frame)
 
     # Helpers.
@@ -393,9 +392,6 @@ class Client(ConnectedResource):
         if self._by_http:
             url = self._link.address.shown_for_websocket
             raise NotSupported(f"{what} does not work over HTTP: use {url!r}, or {instead}")
-
-    def _on_end(self) -> None:
-        self._calls.on_end()
 
     async def _run_background(self) -> None:
         async with trio.open_nursery() as nursery:
