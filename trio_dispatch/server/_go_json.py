@@ -122,6 +122,21 @@ def _decoder(type: type[S]) -> tuple[msgspec.json.Decoder[S], list[str]]:
     return msgspec.json.Decoder(type), integers
 
 
+def _is_too_deep(text: bytes) -> bool:
+    """Whether valid JSON is nested deeper than Go reads it; from Python 3.14 on msgspec does."""
+    if text.count(b"[") + text.count(b"{") <= MAX_DEPTH:
+        return False
+    depth = deepest = 0
+    for bracket in _BRACKET.findall(_QUOTED.sub(b"", text)):
+        depth += 1 if bracket in (b"[", b"{") else -1
+        deepest = max(deepest, depth)
+    return deepest > MAX_DEPTH
+
+
+_QUOTED: Final = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
+_BRACKET: Final = re.compile(rb"[\[\]{}]")
+
+
 def _read_usual(text: bytes, type: type[S]) -> S | None:
     """What msgspec reads; None where it refuses, or what it reads is not for Go to read."""
     decoder, integers = _decoder(type)
@@ -129,7 +144,7 @@ def _read_usual(text: bytes, type: type[S]) -> S | None:
         value: S = decoder.decode(text)
     except (msgspec.DecodeError, UnicodeError, RecursionError):
         return None
-    if any(getattr(value, name) not in _INT64 for name in integers):
+    if _is_too_deep(text) or any(getattr(value, name) not in _INT64 for name in integers):
         return None
     for name in type.times:
         time = bytes(getattr(value, name))
