@@ -63,7 +63,13 @@ def _with_url(function: Callable[..., object], url: str) -> Callable[..., object
     urls: dict[object, object] = {EXAMPLE_URL: url, _by_http(EXAMPLE_URL): _by_http(url)}
 
     def call(*args: object, **options: object) -> object:
-        return function(*(urls.get(arg, arg) for arg in args), **options)
+        here: list[object] = []
+        for arg in args:
+            if isinstance(arg, list):
+                here.append([urls.get(url, url) for url in arg])
+            else:
+                here.append(urls.get(arg, arg))
+        return function(*here, **options)
 
     return call
 
