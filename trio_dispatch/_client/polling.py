@@ -15,6 +15,9 @@ import trio
 FIRST_PAUSE: Final = 0.010
 """Seconds until a wait asks for the second time."""
 
+LEAST_PAUSE: Final = 0.004
+"""The fewest seconds between later questions: a job of 20 ms ends late by a fifth at most."""
+
 SHARE_OF_WAIT: Final = 1 / 8
 """The pause before a question as a share of the time waited so far, so a wait ends at most this
 much later than its job or run."""
@@ -29,7 +32,8 @@ QUESTIONS_PER_SECOND: Final = 2_000
 def next_question(began: float) -> float:
     """Return when a wait that began at *began* asks next (`trio.current_time`)."""
     now = trio.current_time()
-    return now + min(max(FIRST_PAUSE, SHARE_OF_WAIT * (now - began)), LAST_PAUSE)
+    pause = min(max(LEAST_PAUSE, SHARE_OF_WAIT * (now - began)), LAST_PAUSE)
+    return max(began + FIRST_PAUSE, now + pause)
 
 
 class PollSchedule:
