@@ -47,7 +47,7 @@ SCOPES = {
 def make_server(**options: Any) -> Server:
     """A server with jobs that end in every way, and some workflows."""
     tokens = {
-        token: Identity(subject=token, app_id="app1", org_id="org1", scopes=scopes)
+        token: Identity(subject=f"a {token[:4]} user", app_id="app1", org_id="org1", scopes=scopes)
         for token, scopes in SCOPES.items()
     }
     # Jobs have the retries of their definitions, so that tests need not wait for three.
